@@ -1,4 +1,5 @@
 //! A tailnet node in userspace: control client, WireGuard, disco, and TCP, with no TUN device.
 
 pub mod key;
+pub mod noise;
 pub mod tailcfg;
