@@ -1,0 +1,1 @@
+//! Verdicts, as tables: packet and rules in, verdict out.
