@@ -1,8 +1,10 @@
 //! A tailnet node in userspace: control client, WireGuard, disco, and TCP, with no TUN device.
 
 pub mod control;
+pub mod filter;
 #[cfg(feature = "io")]
 pub mod io;
 pub mod key;
+pub mod netmap;
 pub mod noise;
 pub mod tailcfg;
