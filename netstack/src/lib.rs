@@ -1,4 +1,5 @@
 //! A tailnet node in userspace: control client, WireGuard, disco, and TCP, with no TUN device.
 
+pub mod disco;
 pub mod key;
 pub mod tailcfg;
