@@ -3,3 +3,4 @@
 pub mod disco;
 pub mod key;
 pub mod tailcfg;
+pub mod wireguard;
