@@ -1,6 +1,7 @@
 //! A tailnet node in userspace: control client, WireGuard, disco, and TCP, with no TUN device.
 
 pub mod control;
+pub mod disco;
 pub mod filter;
 #[cfg(feature = "io")]
 pub mod io;
@@ -8,3 +9,4 @@ pub mod key;
 pub mod netmap;
 pub mod noise;
 pub mod tailcfg;
+pub mod wireguard;
