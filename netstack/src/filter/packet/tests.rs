@@ -256,18 +256,12 @@ fn nearly_a_packet() -> impl Strategy<Value = Vec<u8>> {
     (first, next, proptest::collection::vec(any::<u8>(), 0..120)).prop_map(|(first, next, rest)| {
         let mut bytes = [vec![first], rest].concat();
         let length = u8::try_from(bytes.len()).unwrap();
-        for (at, value) in [
-            (2, 0),
-            (3, length),
-            (4, 0),
-            (5, length.saturating_sub(40)),
-            (6, next),
-            (9, next),
-        ] {
-            if let Some(byte) = bytes.get_mut(at)
-                && (at != 6 || first >> 4 == 6)
-                && (at < 4 || at > 5 || first >> 4 == 6)
-            {
+        let fields = match first >> 4 {
+            4 => [(2, 0), (3, length), (9, next)],
+            _ => [(4, 0), (5, length.saturating_sub(40)), (6, next)],
+        };
+        for (at, value) in fields {
+            if let Some(byte) = bytes.get_mut(at) {
                 *byte = value;
             }
         }
