@@ -162,8 +162,9 @@ macro_rules! private_key {
             /// Takes 32 secret bytes and clamps them (`k[0] &= 0xf8; k[31] = (k[31] & 0x7f) | 0x40`).
             pub fn from_bytes(bytes: [u8; 32]) -> Self {
                 let mut bytes = Zeroizing::new(bytes);
-                bytes[0] &= 0xf8;
-                bytes[31] = (bytes[31] & 0x7f) | 0x40;
+                let [first, .., last] = &mut *bytes;
+                *first &= 0xf8;
+                *last = (*last & 0x7f) | 0x40;
                 Self(StaticSecret::from(*bytes))
             }
 
