@@ -2,5 +2,6 @@
 
 pub mod disco;
 pub mod key;
+pub mod path;
 pub mod tailcfg;
 pub mod wireguard;
