@@ -20,8 +20,10 @@ use rand_core::SeedableRng;
 
 /// Like a chunk of terminal output.
 const PAYLOAD: [u8; 400] = [b'x'; 400];
-/// Packets under way before the wire is emptied: the measured part gets them one poll at a time.
-const ROUND_PACKETS: usize = 64;
+/// Packets of one round, each for another connection if there are that many: then every N sees the same mix of data and delayed acks.
+const ROUND_PACKETS: usize = 10;
+/// Longer than an ack is held back.
+const PAUSE: Duration = Duration::from_millis(20);
 
 struct Nodes {
     now: Instant,
@@ -70,7 +72,7 @@ fn main() {
     );
 }
 
-/// One poll for each packet, then one read: what a node does that gets its packets singly.
+/// One poll and one read for each packet, then the acks: what a node does that gets its packets singly.
 #[inline(never)]
 fn measured(
     receiver: &mut TcpIp,
@@ -89,6 +91,8 @@ fn measured(
             Err(error) => panic!("{error}"),
         }
     }
+    *now += PAUSE;
+    receiver.poll(*now, &mut |packet| acks.push(packet.to_vec()));
 }
 
 impl Nodes {

@@ -180,6 +180,13 @@ pub struct TcpStats {
     pub buffer_bytes: usize,
 }
 
+/// What one remote address has of the limits.
+#[derive(Clone, Copy, Debug, Default)]
+struct PeerCount {
+    connections: usize,
+    half_open: usize,
+}
+
 /// All TCP connections of this node. See the module for the order of calls.
 pub struct TcpIp {
     config: TcpConfig,
@@ -193,7 +200,7 @@ pub struct TcpIp {
     addresses: Vec<IpAddr>,
     table: Table,
     flows: KeyedMap<Flow, u32>,
-    peers: KeyedMap<u128, usize>,
+    peers: KeyedMap<u128, PeerCount>,
     listeners: BTreeMap<u16, Listener>,
     listeners_made: u64,
     time_waits: TimeWaits,
@@ -356,14 +363,18 @@ impl TcpIp {
 
     /// Takes the connection that waited longest; its handshake is done.
     pub fn accept(&mut self, port: u16) -> Option<Accepted> {
-        let conn = self.listeners.get_mut(&port)?.next()?;
-        let connection = self.table.get_mut(conn)?;
-        connection.phase = Phase::Open;
-        Some(Accepted {
-            conn,
-            local: connection.flow.local(),
-            remote: connection.flow.remote(),
-        })
+        let listener = self.listeners.get_mut(&port)?;
+        loop {
+            let conn = listener.next()?;
+            if let Some(connection) = self.table.get_mut(conn) {
+                connection.phase = Phase::Open;
+                return Some(Accepted {
+                    conn,
+                    local: connection.flow.local(),
+                    remote: connection.flow.remote(),
+                });
+            }
+        }
     }
 
     /// Begins a connection; [`TcpEvent::Connected`] or [`TcpEvent::Closed`] tells how that went. `rng` chooses the local port among those free.

@@ -15,6 +15,8 @@ pub struct TcpConfig {
     pub connections_per_peer_max: usize,
     /// Connections in all whose handshake a peer began and did not finish.
     pub half_open_max: usize,
+    /// The same for one remote address.
+    pub half_open_per_peer_max: usize,
     /// How long a peer may take to finish a handshake that it began.
     pub half_open_timeout: Duration,
     /// How long a dialled peer may take to answer.
@@ -45,6 +47,7 @@ impl Default for TcpConfig {
             connections_max: 16_384,
             connections_per_peer_max: 8_192,
             half_open_max: 1_024,
+            half_open_per_peer_max: 256,
             half_open_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(30),
             receive_buffer_bytes: 256 << 10,

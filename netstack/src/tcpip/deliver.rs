@@ -88,7 +88,13 @@ impl TcpIp {
             port: segment.local_port,
             serial: listener.serial,
         };
-        let has_room = listener.has_room() && self.half_open < self.config.half_open_max;
+        let of_peer = self
+            .peers
+            .get(&segment.flow.peer())
+            .map_or(0, |count| count.half_open);
+        let has_room = listener.has_room()
+            && self.half_open < self.config.half_open_max
+            && of_peer < self.config.half_open_per_peer_max;
         let opened = if has_room {
             self.open_from(now, segment.flow, origin)
         } else {
@@ -100,6 +106,7 @@ impl TcpIp {
         };
         self.time_waits.remove(&segment.flow);
         self.half_open += 1;
+        self.peers.entry(segment.flow.peer()).or_default().half_open += 1;
         if let Some(listener) = self.listeners.get_mut(&origin.port) {
             listener.handshake_began();
         }
@@ -119,7 +126,10 @@ impl TcpIp {
 
     /// Buffers for one more connection, if every limit permits it.
     pub(super) fn admit(&mut self, flow: &Flow) -> Option<Buffers> {
-        let of_peer = self.peers.get(&flow.peer()).copied().unwrap_or_default();
+        let of_peer = self
+            .peers
+            .get(&flow.peer())
+            .map_or(0, |count| count.connections);
         if self.table.len() >= self.config.connections_max
             || of_peer >= self.config.connections_per_peer_max
         {
@@ -136,7 +146,7 @@ impl TcpIp {
         let flow = connection.flow;
         let conn = self.table.insert(connection)?;
         self.flows.insert(flow, conn.slot());
-        *self.peers.entry(flow.peer()).or_default() += 1;
+        self.peers.entry(flow.peer()).or_default().connections += 1;
         Some(conn)
     }
 

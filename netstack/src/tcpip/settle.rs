@@ -90,7 +90,7 @@ impl TcpIp {
 
     /// A handshake on a listening port is done.
     fn promote(&mut self, now: Clock, slot: u32, emit: &mut Emit<'_>) {
-        self.half_open = self.half_open.saturating_sub(1);
+        self.handshake_over(slot);
         let (Some(conn), Some(connection)) = (self.table.id(slot), self.table.at_mut(slot)) else {
             return;
         };
@@ -196,7 +196,7 @@ impl TcpIp {
     }
 
     fn bury_half_open(&mut self, slot: u32) {
-        self.half_open = self.half_open.saturating_sub(1);
+        self.handshake_over(slot);
         self.stats.half_open_reaped += 1;
         if let Some(connection) = self.table.at_mut(slot)
             && let Phase::HalfOpen(origin) = connection.phase
@@ -227,10 +227,23 @@ impl TcpIp {
         }
         let peer = connection.flow.peer();
         if let Some(count) = self.peers.get_mut(&peer) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
+            count.connections = count.connections.saturating_sub(1);
+            if count.connections == 0 {
                 self.peers.remove(&peer);
             }
+        }
+    }
+
+    /// Takes a half-open connection out of the counts.
+    fn handshake_over(&mut self, slot: u32) {
+        self.half_open = self.half_open.saturating_sub(1);
+        if let Some(peer) = self
+            .table
+            .at_mut(slot)
+            .map(|connection| connection.flow.peer())
+            && let Some(count) = self.peers.get_mut(&peer)
+        {
+            count.half_open = count.half_open.saturating_sub(1);
         }
     }
 

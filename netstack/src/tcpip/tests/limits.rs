@@ -67,23 +67,37 @@ fn a_limit_that_is_reached_drops_the_syn() {
 }
 
 #[test]
-fn handshakes_under_way_are_limited_in_all() {
-    let config = TcpConfig {
-        half_open_max: 3,
-        ..TcpConfig::default()
-    };
-    let mut pair = Pair::new(&config, false);
-    for _ in 0..6 {
-        pair.dial();
+fn handshakes_under_way_are_limited_in_all_and_for_each_peer() {
+    let base = TcpConfig::default;
+    for config in [
+        TcpConfig {
+            half_open_max: 3,
+            ..base()
+        },
+        TcpConfig {
+            half_open_per_peer_max: 3,
+            ..base()
+        },
+    ] {
+        let mut pair = Pair::new(&config, false);
+        for _ in 0..6 {
+            pair.dial();
+        }
+        pair.poll_a();
+        for syn in std::mem::take(&mut pair.to_b) {
+            pair.b.handle_packet(pair.now, &syn);
+        }
+        assert_eq!(
+            (pair.b.stats().half_open, pair.b.stats().syn_dropped),
+            (3, 3)
+        );
+        // The handshakes end, so the limit is free again and those that were dropped get in.
+        pair.pass(seconds(5));
+        assert_eq!(
+            (pair.b.stats().half_open, pair.b.stats().connections),
+            (0, 6)
+        );
     }
-    pair.poll_a();
-    for syn in std::mem::take(&mut pair.to_b) {
-        pair.b.handle_packet(pair.now, &syn);
-    }
-    assert_eq!(
-        (pair.b.stats().half_open, pair.b.stats().syn_dropped),
-        (3, 3)
-    );
 }
 
 #[test]
