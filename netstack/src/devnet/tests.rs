@@ -1,0 +1,1 @@
+//! Our own client against the devnet, over loopback TCP.
