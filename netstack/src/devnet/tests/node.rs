@@ -99,9 +99,14 @@ impl TestNode {
 
     /// The first map message that `fits`.
     pub(super) async fn map(&mut self, fits: impl Fn(&MapResponse) -> bool) -> MapResponse {
-        self.until(|event| match event {
-            ControlEvent::Map(map) if fits(&map) => Some(*map),
-            _ => None,
+        self.until(|event| {
+            if let ControlEvent::Map(map) = event
+                && fits(&map)
+            {
+                Some(*map)
+            } else {
+                None
+            }
         })
         .await
     }
