@@ -41,6 +41,26 @@ async fn plain_http_is_refused_beyond_private_addresses() {
     }
 }
 
+#[test]
+fn retry_after_is_read_in_seconds_and_anything_else_is_none() {
+    let read = |value: &'static str| {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(value));
+        retry_after(&headers)
+    };
+    assert_eq!(read(" 17 "), Some(Duration::from_secs(17)));
+    for other in [
+        "",
+        "-1",
+        "1.5",
+        "Wed, 21 Oct 2026 07:28:00 GMT",
+        "99999999999999999999",
+    ] {
+        assert_eq!(read(other), None, "{other}");
+    }
+    assert_eq!(retry_after(&HeaderMap::new()), None);
+}
+
 mod noise_stream {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use zeroize::Zeroizing;
