@@ -1,6 +1,8 @@
 //! A tailnet node in userspace: control client, WireGuard, disco, and TCP, with no TUN device.
 
 pub mod control;
+#[cfg(feature = "devnet")]
+pub mod devnet;
 pub mod disco;
 pub mod filter;
 #[cfg(feature = "io")]

@@ -20,7 +20,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -229,11 +229,9 @@ pub struct ControlResponse {
 
 impl ControlResponse {
     fn new(response: Response<Incoming>) -> Self {
-        let retry_after = response.headers().get(header::RETRY_AFTER);
-        let seconds = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
         Self {
             status: response.status().as_u16(),
-            retry_after: seconds.map(Duration::from_secs),
+            retry_after: retry_after(response.headers()),
             body: response.into_body(),
         }
     }
@@ -266,6 +264,11 @@ impl ControlResponse {
             .await
             .ok_or(ControlConnError::Body)
     }
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
+    text.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// Control as the driver sees it: connects when there is something to send, and anew when the

@@ -44,7 +44,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> NoiseStream<S> {
     }
 
     /// The server's end of `inner`, after the handshake; the early payload is written to it first.
-    #[cfg(feature = "devnet")]
+    #[cfg(any(feature = "devnet", test))]
     pub(crate) fn server(inner: S, records: Records) -> Self {
         Self::new(inner, records, None)
     }
