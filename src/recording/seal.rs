@@ -225,7 +225,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(8))]
         #[test]
         fn the_digests_do_not_depend_on_the_pieces(cuts in proptest::collection::vec(0..600_000_usize, 0..5)) {
-            let bytes: Vec<u8> = (0..600_000_u32).map(|n| (n / 251) as u8).collect();
+            let bytes: Vec<u8> = (0..600_000_u32).map(|n| (n / 251).to_le_bytes()[0]).collect();
             let mut once = SegmentHasher::default();
             once.update(&bytes);
             let mut cuts = cuts;

@@ -19,8 +19,11 @@ fn vector() -> Vec<u8> {
 fn header() -> ObjectHeader {
     ObjectHeader {
         recorder: RecorderId::from_log_key(b"key"),
-        epoch: EpochId::from_parts(1_764_000_000_123, std::array::from_fn(|i| 16 + i as u8))
-            .unwrap(),
+        epoch: EpochId::from_parts(
+            1_764_000_000_123,
+            *b"\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f",
+        )
+        .unwrap(),
         number: JournalNumber(7),
         previous: digest_of(b"object 6"),
         oldest_needed: JournalNumber(3),
@@ -28,7 +31,7 @@ fn header() -> ObjectHeader {
 }
 
 fn recording() -> RecordingId {
-    RecordingId::from_bytes(std::array::from_fn(|i| i as u8))
+    RecordingId::from_bytes([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
 }
 
 #[test]
