@@ -1,0 +1,307 @@
+//! What "durable" means here, and the store that keeps the word.
+//!
+//! Everything is objects written with create-if-absent; there is no other state that matters. An append returns
+//! when the bytes are buffered; [`Durable`] moves only after the journal object that holds them was created and, on a
+//! local disk, fsynced. A finished recording is sealed: segment first, then its manifest, whose create is the
+//! commit point. Called by ingest (writing), the wiring (open, close) and whoever reads recordings back.
+
+mod create;
+mod error;
+mod fence;
+mod handle;
+mod journal;
+mod layout;
+mod local_disk;
+mod pace;
+mod probe;
+mod reader;
+mod state;
+mod writer;
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::task::TaskTracker;
+
+use crate::ids::{RecorderId, RecordingId, StoreId};
+use create::Objects;
+pub use error::StoreError;
+pub use handle::{ContentFacts, Durable, End, Opening, RecordingHandle, SealedRecording};
+use journal::Committer;
+use local_disk::LocalDisk;
+use state::State;
+
+/// How long [`Store::close`] waits for seals and the last commit: below the 30 s that service managers grant.
+const CLOSE_LIMIT: Duration = Duration::from_secs(25);
+
+/// How many recordings are sealed at once: each holds one part of a segment in memory.
+const SEALS_AT_ONCE_MAX: usize = 8;
+
+/// Where recordings are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// `file:///absolute/path`: a directory, made if absent.
+    Local(PathBuf),
+    /// `memory://`: gone with the process; for tests and demonstrations.
+    Memory,
+}
+
+impl FromStr for StoreUrl {
+    type Err = StoreError;
+
+    fn from_str(text: &str) -> Result<Self, StoreError> {
+        let unsupported = || StoreError::UnsupportedUrl { url: text.into() };
+        let url = url::Url::parse(text).map_err(|_| unsupported())?;
+        let bare = url.query().is_none() && url.fragment().is_none();
+        match url.scheme() {
+            "memory"
+                if bare && url.host_str().is_none_or(str::is_empty) && url.path().len() <= 1 =>
+            {
+                Ok(Self::Memory)
+            }
+            "file" if bare => url
+                .to_file_path()
+                .map(Self::Local)
+                .map_err(|()| unsupported()),
+            _ => Err(unsupported()),
+        }
+    }
+}
+
+/// Settings of a store: plain data, complete.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// Where.
+    pub url: StoreUrl,
+    /// Who writes.
+    pub recorder: RecorderId,
+    /// The least time between the starts of two commits; the first after idleness does not wait.
+    pub commit_interval: Duration,
+    /// As many pending bytes start a commit before its time.
+    pub commit_bytes: usize,
+    /// How many bytes of all uploads may wait for a commit.
+    pub buffer_bytes_max: usize,
+    /// How many bytes of one upload may wait for a commit.
+    pub upload_buffer_bytes_max: usize,
+}
+
+impl StoreConfig {
+    /// The default settings (design: 1 s, 64 MiB in all, 1 MiB per upload).
+    pub fn new(url: StoreUrl, recorder: RecorderId) -> Self {
+        Self {
+            url,
+            recorder,
+            commit_interval: Duration::from_secs(1),
+            commit_bytes: 4 * 1024 * 1024,
+            buffer_bytes_max: 64 * 1024 * 1024,
+            upload_buffer_bytes_max: 1024 * 1024,
+        }
+    }
+}
+
+/// What the store has done since it was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Creates of journal objects that were sent, repeats included.
+    pub journal_puts: u64,
+    /// Journal objects that were committed, openers not counted.
+    pub commits: u64,
+    /// Their bytes.
+    pub journal_bytes: u64,
+    /// The plain bytes of recordings in them.
+    pub plain_bytes: u64,
+    /// Epochs opened: more than one means that a failed fsync poisoned the one before.
+    pub epochs: u64,
+    /// Recordings begun and not yet sealed.
+    pub recordings_open: u64,
+    /// Recordings sealed.
+    pub sealed: u64,
+    /// Seals given up; their bytes stay in the journal.
+    pub seals_failed: u64,
+    /// How long the commit in flight has been trying: the measure of a stalled store.
+    pub commit_running_for: Option<Duration>,
+}
+
+/// An open store. Clones share it; when the last clone and the last handle are gone, its task stops.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+    committer: Arc<CommitterTask>,
+}
+
+/// What the store's parts share. Locks are held for bookkeeping only, never across an await.
+pub(crate) struct Shared {
+    config: StoreConfig,
+    store_id: StoreId,
+    objects: Objects,
+    state: Mutex<State>,
+    wake_committer: Notify,
+    space: Arc<Semaphore>,
+    journal_puts: AtomicU64,
+    rng: Mutex<ChaCha20Rng>,
+    wall_clock: fn() -> Timestamp,
+    seals: Semaphore,
+    tasks: TaskTracker,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere must not stop the commits of everyone; the state is changed in whole steps.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn draw<T>(&self, draw: impl FnOnce(&mut ChaCha20Rng) -> T) -> T {
+        draw(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Stops the committer when nobody is left who could give it work.
+struct CommitterTask(tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>);
+
+impl Drop for CommitterTask {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.get_mut() {
+            task.abort();
+        }
+    }
+}
+
+impl Store {
+    /// Opens the store: proves the backend, reads or makes its id, claims a new epoch, starts the committer.
+    ///
+    /// Must be called on a tokio runtime, which the store's tasks then use.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the backend cannot keep the promises (file system or create-if-absent), or is out of reach.
+    pub async fn open(config: StoreConfig) -> Result<Self, StoreError> {
+        let rng = ChaCha20Rng::from_rng(rand_core::OsRng).map_err(StoreError::DrawRandomness)?;
+        let (objects, disk): (Arc<dyn ObjectStore>, _) = match &config.url {
+            StoreUrl::Memory => (Arc::new(InMemory::new()), None),
+            StoreUrl::Local(root) => {
+                let disk = LocalDisk::prepare(root.clone(), config.recorder).await?;
+                (disk.objects(), Some(disk))
+            }
+        };
+        Self::open_with(config, objects, disk, rng, Timestamp::now).await
+    }
+
+    /// The same with the world passed in: the backend, its disk if it has one, randomness and the wall clock.
+    pub(crate) async fn open_with(
+        config: StoreConfig,
+        objects: Arc<dyn ObjectStore>,
+        disk: Option<LocalDisk>,
+        mut rng: ChaCha20Rng,
+        wall_clock: fn() -> Timestamp,
+    ) -> Result<Self, StoreError> {
+        let objects = Objects::new(objects, disk);
+        probe::prove_create_is_exclusive(&objects, &mut rng).await?;
+        let store_id = probe::read_or_make_store_id(&objects, &mut rng).await?;
+        let shared = Arc::new(Shared {
+            space: Arc::new(Semaphore::new(
+                config.buffer_bytes_max.min(Semaphore::MAX_PERMITS),
+            )),
+            config,
+            store_id,
+            objects,
+            state: Mutex::new(State::default()),
+            wake_committer: Notify::new(),
+            journal_puts: AtomicU64::new(0),
+            rng: Mutex::new(rng),
+            wall_clock,
+            seals: Semaphore::new(SEALS_AT_ONCE_MAX),
+            tasks: TaskTracker::new(),
+            runtime: tokio::runtime::Handle::current(),
+        });
+        let committer = Committer::claim_epoch(Arc::clone(&shared)).await?;
+        let task = shared.runtime.spawn(committer.run());
+        let committer = Arc::new(CommitterTask(tokio::sync::Mutex::new(Some(task))));
+        Ok(Self { shared, committer })
+    }
+
+    /// Begins a recording: draws its id. Nothing is stored before its first bytes, or its end.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`], [`StoreError::Fenced`]; [`StoreError::TooManyRecordings`] and
+    /// [`StoreError::OpeningTooLarge`] are limits.
+    pub fn begin(&self, opening: Opening) -> Result<RecordingHandle, StoreError> {
+        let id = self.shared.draw(RecordingId::random);
+        RecordingHandle::begin(self.clone(), id, opening)
+    }
+
+    /// The store's own id, in every opener and manifest.
+    pub fn id(&self) -> StoreId {
+        self.shared.store_id
+    }
+
+    /// Refuses new recordings, waits for the seals under way, commits what is pending and stops. At most 25 s.
+    ///
+    /// Recordings that are still open are told so through [`Durable::failed`]; what was acked of them stays.
+    ///
+    /// # Errors
+    /// [`StoreError::CloseTimedOut`] when the backend did not answer in time; [`StoreError::Fenced`] if it is so.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        self.shared.state().refuse_new();
+        self.shared.tasks.close();
+        let drained = tokio::time::timeout(CLOSE_LIMIT, async {
+            self.shared.tasks.wait().await;
+            self.shared.state().finish_commits();
+            self.shared.wake_committer.notify_one();
+            let mut committer = self.committer.0.lock().await;
+            if let Some(task) = committer.as_mut() {
+                // The task has no result of its own; why it stopped is in the state.
+                drop(task.await);
+            }
+            *committer = None;
+            drop(committer);
+            self.shared.tasks.wait().await;
+        });
+        let in_time = drained.await.is_ok();
+        let stopped_by = self
+            .shared
+            .state()
+            .halt(StoreError::Closed, &self.shared.space);
+        self.committer
+            .0
+            .lock()
+            .await
+            .take()
+            .inspect(tokio::task::JoinHandle::abort);
+        match (&*stopped_by, in_time) {
+            (StoreError::Fenced { number }, _) => Err(StoreError::Fenced { number: *number }),
+            (_, true) => Ok(()),
+            (_, false) => Err(StoreError::CloseTimedOut),
+        }
+    }
+
+    /// What was done so far.
+    pub fn stats(&self) -> StoreStats {
+        let mut stats = self
+            .shared
+            .state()
+            .stats(tokio::time::Instant::now().into_std());
+        stats.journal_puts = self.shared.journal_puts.load(Ordering::Relaxed);
+        stats
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("url", &self.shared.config.url)
+            .field("id", &self.shared.store_id)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,260 @@
+//! One object created exactly once, or known why not: carries out the table of `fence.rs`.
+//!
+//! Invariant: the bytes are fixed at the first send and sent again, byte for byte, until the create is resolved; no
+//! retry but ours. Called by the journal, the probe and the writer for every object that counts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutResult};
+use tokio::task::JoinHandle;
+
+use super::error::StoreError;
+use super::fence::{Found, Next, Resolution, Sent};
+use super::local_disk::LocalDisk;
+
+/// How long one create, or one read of a small object, may take before it counts as unanswered.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause before a failed create or read is tried again.
+pub(super) const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// A hung disk holds a thread for each unanswered create: no more are sent beyond these.
+const UNANSWERED_MAX: usize = 4;
+
+/// What became of a create.
+#[derive(Debug)]
+pub(super) enum Created {
+    /// Ours, and durable.
+    Durable,
+    /// Others' bytes stand there.
+    Different(Bytes),
+    /// An fsync failed: ours, but perhaps not on the disk.
+    Poisoned(Option<std::io::Error>),
+}
+
+/// How often an unresolved create is tried again.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Patience {
+    /// Until it is resolved: a journal number must be.
+    Endless,
+    /// So many failed steps.
+    Tries(u32),
+}
+
+/// The backend, and the disk under it when it is local.
+#[derive(Debug, Clone)]
+pub(super) struct Objects {
+    store: Arc<dyn ObjectStore>,
+    disk: Option<LocalDisk>,
+}
+
+impl Objects {
+    pub(super) fn new(store: Arc<dyn ObjectStore>, disk: Option<LocalDisk>) -> Self {
+        Self { store, disk }
+    }
+
+    pub(super) fn store(&self) -> &dyn ObjectStore {
+        &*self.store
+    }
+
+    pub(super) fn disk(&self) -> Option<&LocalDisk> {
+        self.disk.as_ref()
+    }
+
+    /// Creates `name` with `bytes`. When this returns [`Created::Durable`], they are; a second call with the same
+    /// bytes is harmless. `sends` counts the creates that were sent.
+    ///
+    /// # Errors
+    /// [`StoreError::Object`] or [`StoreError::Unanswered`] when `patience` ran out: the object may or may not exist.
+    pub(super) async fn create(
+        &self,
+        name: &Path,
+        bytes: &Bytes,
+        patience: Patience,
+        sends: &AtomicU64,
+    ) -> Result<Created, StoreError> {
+        let mut resolution = Resolution::new(self.disk.is_some());
+        let mut tries_left = patience;
+        let mut late = LateAnswers::default();
+        let mut next = Next::SendAgain;
+        let mut foreign = Bytes::new();
+        loop {
+            next = match next {
+                Next::SendAgain if late.are_too_many() => {
+                    tries_left.spend(|| late.error(name))?;
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                    Next::ReadBack
+                }
+                Next::SendAgain => {
+                    sends.fetch_add(1, Ordering::Relaxed);
+                    let (sent, error) = self.send(name, bytes, &mut late).await;
+                    if let Some(error) = error {
+                        tracing::warn!(%name, %error, "create failed; it will be tried again");
+                        tries_left.spend(|| error)?;
+                        tokio::time::sleep(RETRY_PAUSE).await;
+                    }
+                    resolution.handle_sent(sent)
+                }
+                Next::ReadBack => {
+                    let (found, read) = self.read_back(name, bytes).await;
+                    match read {
+                        Ok(other) => foreign = other,
+                        Err(error) => {
+                            tries_left.spend(|| error)?;
+                            tokio::time::sleep(RETRY_PAUSE).await;
+                        }
+                    }
+                    // An absent object after "exists" is sent again at once, but not in a tight loop.
+                    if found == Found::Absent {
+                        tokio::task::yield_now().await;
+                    }
+                    resolution.handle_found(found)
+                }
+                Next::SyncThenDurable => {
+                    // If we stop here, the object may vanish with the power: nothing was counted yet.
+                    if let Some(disk) = &self.disk
+                        && let Err(source) = disk.sync(name).await
+                    {
+                        return Ok(Created::Poisoned(Some(source)));
+                    }
+                    // A late answer may hide the failed fsync of an earlier try, which ours then would not see.
+                    if late.any_failed() {
+                        Next::Poisoned
+                    } else {
+                        Next::Durable
+                    }
+                }
+                Next::Durable => return Ok(Created::Durable),
+                Next::Fenced => return Ok(Created::Different(foreign)),
+                Next::Poisoned => return Ok(Created::Poisoned(None)),
+            };
+        }
+    }
+
+    /// Reads a whole small object; `None` when it is absent.
+    pub(super) async fn read(&self, name: &Path) -> Result<Option<Bytes>, StoreError> {
+        let read = async { self.store.get(name).await?.bytes().await };
+        match tokio::time::timeout(ANSWER_TIMEOUT, read).await {
+            Ok(Ok(bytes)) => Ok(Some(bytes)),
+            Ok(Err(object_store::Error::NotFound { .. })) => Ok(None),
+            Ok(Err(source)) => Err(StoreError::Object {
+                step: "read",
+                name: name.to_string(),
+                source,
+            }),
+            Err(_) => Err(StoreError::Unanswered {
+                step: "read",
+                name: name.to_string(),
+            }),
+        }
+    }
+
+    async fn send(
+        &self,
+        name: &Path,
+        bytes: &Bytes,
+        late: &mut LateAnswers,
+    ) -> (Sent, Option<StoreError>) {
+        let store = Arc::clone(&self.store);
+        let (to, payload) = (name.clone(), bytes.clone());
+        let options = PutOptions {
+            mode: PutMode::Create,
+            ..PutOptions::default()
+        };
+        let put = async move { store.put_opts(&to, payload.into(), options).await };
+        let answer = if self.disk.is_some() {
+            // A disk cannot be told to stop: keep the answer for when it comes.
+            let mut task = tokio::spawn(put);
+            match tokio::time::timeout(ANSWER_TIMEOUT, &mut task).await {
+                Ok(Ok(answer)) => Some(answer),
+                Ok(Err(source)) => Some(Err(object_store::Error::JoinError { source })),
+                Err(_) => {
+                    late.0.push(task);
+                    None
+                }
+            }
+        } else {
+            tokio::time::timeout(ANSWER_TIMEOUT, put).await.ok()
+        };
+        match answer {
+            Some(Ok(_)) => (Sent::Created, None),
+            Some(Err(
+                object_store::Error::AlreadyExists { .. }
+                | object_store::Error::Precondition { .. },
+            )) => (Sent::Exists, None),
+            Some(Err(source)) => {
+                let name = name.to_string();
+                (
+                    Sent::Failed,
+                    Some(StoreError::Object {
+                        step: "create",
+                        name,
+                        source,
+                    }),
+                )
+            }
+            None => (
+                Sent::Unanswered,
+                Some(StoreError::Unanswered {
+                    step: "create",
+                    name: name.to_string(),
+                }),
+            ),
+        }
+    }
+
+    async fn read_back(&self, name: &Path, ours: &Bytes) -> (Found, Result<Bytes, StoreError>) {
+        match self.read(name).await {
+            Ok(Some(found)) if found == *ours => (Found::Same, Ok(found)),
+            Ok(Some(found)) => (Found::Different, Ok(found)),
+            Ok(None) => (Found::Absent, Ok(Bytes::new())),
+            Err(error) => (Found::Unreadable, Err(error)),
+        }
+    }
+}
+
+impl Patience {
+    fn spend(&mut self, error: impl FnOnce() -> StoreError) -> Result<(), StoreError> {
+        match self {
+            Self::Endless => Ok(()),
+            Self::Tries(0 | 1) => Err(error()),
+            Self::Tries(left) => {
+                *left = left.saturating_sub(1);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Creates on a local disk that were not answered in time and go on in their threads.
+#[derive(Default)]
+struct LateAnswers(Vec<JoinHandle<object_store::Result<PutResult>>>);
+
+impl LateAnswers {
+    fn are_too_many(&self) -> bool {
+        self.0.iter().filter(|task| !task.is_finished()).count() >= UNANSWERED_MAX
+    }
+
+    fn any_failed(&mut self) -> bool {
+        let answered = self.0.iter_mut().filter_map(FutureExt::now_or_never);
+        answered
+            .filter(|answer| {
+                !matches!(
+                    answer,
+                    Ok(Ok(_) | Err(object_store::Error::AlreadyExists { .. }))
+                )
+            })
+            .count()
+            > 0
+    }
+
+    fn error(&self, name: &Path) -> StoreError {
+        StoreError::Unanswered {
+            step: "create",
+            name: name.to_string(),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What can go wrong with the store: the peer's fault never, the operator's or the backend's.
+//!
+//! Invariant: no variant carries recorded bytes. Called by every file of the room.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::ids::{JournalNumber, RecordingId};
+use crate::recording::compression::CompressionError;
+use crate::recording::frame::FrameError;
+use crate::recording::journal_object::ObjectError;
+use crate::recording::manifest::ManifestError;
+
+/// Why the store did not do what was asked.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Not `file:///absolute/path` or `memory://`.
+    #[error("{url:?} is not a store: use file:///absolute/path or memory://")]
+    UnsupportedUrl {
+        /// What was given.
+        url: String,
+    },
+    /// The operating system gave no randomness.
+    #[error("draw randomness: {0}")]
+    DrawRandomness(rand_core::Error),
+    /// The directory cannot keep the promises: it does not take hard links or fsync.
+    #[error("{step} in {} (file system: {file_system}): it cannot hold a store", .path.display())]
+    UnfitFileSystem {
+        /// What was tried.
+        step: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What kind of file system it is.
+        file_system: String,
+        /// What it said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Two creates of one object both succeeded: the backend overwrites silently.
+    #[error(
+        "the backend does not honour create-if-absent: {winners} of 2 concurrent creates won, a later one {later}"
+    )]
+    CreateIsNotExclusive {
+        /// How many of two concurrent creates succeeded; one should.
+        winners: usize,
+        /// What became of a third.
+        later: &'static str,
+    },
+    /// An object could not be read, written or removed.
+    #[error("{step} {name}")]
+    Object {
+        /// What was tried.
+        step: &'static str,
+        /// The object.
+        name: String,
+        /// What the backend said.
+        #[source]
+        source: object_store::Error,
+    },
+    /// An object was not answered for in time.
+    #[error("{step} {name}: no answer in time")]
+    Unanswered {
+        /// What was tried.
+        step: &'static str,
+        /// The object.
+        name: String,
+    },
+    /// An fsync failed: what the disk holds is unknown, and asking again would not tell.
+    #[error("fsync of {name} failed")]
+    SyncFailed {
+        /// The object.
+        name: String,
+        /// What the disk said, where it is known.
+        #[source]
+        source: Option<std::io::Error>,
+    },
+    /// Another recorder wrote our next journal number: it took over, and we may write no more.
+    #[error("another recorder wrote journal object {number} of this epoch: fenced")]
+    Fenced {
+        /// The number that was lost.
+        number: JournalNumber,
+    },
+    /// An object that must be one of ours is something else.
+    #[error("{name} is not what this store wrote there")]
+    ForeignObject {
+        /// The object.
+        name: String,
+    },
+    /// A journal object could not be made or read.
+    #[error("journal object {name}")]
+    Journal {
+        /// The object.
+        name: String,
+        /// Why.
+        #[source]
+        source: ObjectError,
+    },
+    /// A frame of a recording could not be read back.
+    #[error("read recording {recording} back from {name}")]
+    ReadBack {
+        /// The recording.
+        recording: RecordingId,
+        /// The journal object.
+        name: String,
+        /// Why.
+        #[source]
+        source: FrameError,
+    },
+    /// What was read back or stored is not what was received.
+    #[error("recording {recording}: {what} differs from what was received")]
+    Mismatch {
+        /// The recording.
+        recording: RecordingId,
+        /// What differs.
+        what: &'static str,
+    },
+    /// A manifest could not be made or read.
+    #[error("manifest {name}")]
+    Manifest {
+        /// The object.
+        name: String,
+        /// Why.
+        #[source]
+        source: ManifestError,
+    },
+    /// No manifest of that recording.
+    #[error("recording {recording} is not in the store")]
+    NotFound {
+        /// The recording.
+        recording: RecordingId,
+    },
+    /// Stored bytes are not those that the manifest names.
+    #[error("{name}: block {block} is not what the manifest says")]
+    BlockMismatch {
+        /// The segment.
+        name: String,
+        /// Which block, from 0.
+        block: usize,
+    },
+    /// The authenticated identity is too large to be journalled.
+    #[error("the uploader's identity has {bytes} bytes as JSON")]
+    OpeningTooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// A record has no JSON form.
+    #[error("write {what} as JSON")]
+    Json {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// As many recordings are open as one recorder takes.
+    #[error("{limit} recordings are open: no more are taken")]
+    TooManyRecordings {
+        /// The limit.
+        limit: usize,
+    },
+    /// The recording failed before; what was durable stays.
+    #[error("recording {recording} failed")]
+    RecordingFailed {
+        /// The recording.
+        recording: RecordingId,
+        /// Why.
+        #[source]
+        source: Arc<Self>,
+    },
+    /// The compressor could not be made.
+    #[error("prepare the journal")]
+    Compress(#[source] CompressionError),
+    /// A task of the store ended without an answer: the runtime is shutting down.
+    #[error("the store's task ended without an answer")]
+    TaskLost,
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+    /// The backend did not answer while the store closed.
+    #[error("close the store: the backend did not answer in time")]
+    CloseTimedOut,
+}

@@ -1,0 +1,303 @@
+//! One recording while it is written: bytes in, durable offset out, and its end.
+//!
+//! Invariant: an append is taken whole or not at all, also when its future is dropped; a handle that is dropped
+//! without [`RecordingHandle::finish`] ends its recording as incomplete. Called by ingest.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::sync::{Semaphore, watch};
+
+use super::error::StoreError;
+use super::writer::{self, SealOrder};
+use super::{Store, state};
+use crate::access::Identity;
+use crate::ids::{RecordingId, StreamOffset};
+use crate::recording::frame::FRAME_PLAIN_BYTES_MAX;
+use crate::recording::manifest::rfc3339;
+
+/// How much of an end's reason is kept: it may quote a peer.
+const REASON_BYTES_MAX: usize = 1024;
+
+/// Who uploads a recording, where and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opening {
+    /// The authenticated identity of the uploader.
+    pub uploader: Identity,
+    /// The endpoint that takes it, such as `/v2/record`.
+    pub endpoint: &'static str,
+    /// When, by the recorder's clock.
+    pub received_at: Timestamp,
+}
+
+/// How a recording ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// Whether the upload had a clean end of body.
+    pub clean: bool,
+    /// Why it ended, in words; at most 1 KiB is kept.
+    pub reason: String,
+    /// When, by the recorder's clock.
+    pub ended_at: Timestamp,
+    /// What was noticed in the content.
+    pub facts: ContentFacts,
+}
+
+/// What a parser noticed in the content while it passed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ContentFacts {
+    /// How many events.
+    pub event_count: u64,
+    /// The asciicast header, if there was one.
+    pub header: Option<serde_json::Value>,
+    /// What was wrong or special, such as `not_asciicast`.
+    pub flags: Vec<String>,
+}
+
+/// How far a recording is durable.
+#[derive(Debug, Clone, Default)]
+pub struct Durable {
+    /// Every byte below this offset is committed: it may be acked.
+    pub offset: StreamOffset,
+    /// Set once when no further byte will be: the upload must end.
+    pub failed: Option<Arc<StoreError>>,
+}
+
+/// A recording whose manifest is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedRecording {
+    /// The recording.
+    pub id: RecordingId,
+    /// The manifest's object name.
+    pub manifest_name: String,
+    /// Its segments' object names, in order.
+    pub segment_names: Vec<String>,
+    /// The length of the plain stream.
+    pub bytes: u64,
+    /// SHA-256 of the plain stream as it was read back from the store.
+    pub sha256: [u8; 32],
+}
+
+/// The JSON in an `open` frame.
+#[derive(Serialize)]
+struct OpenRecord<'a> {
+    uploader: &'a Identity,
+    endpoint: &'a str,
+    #[serde(with = "rfc3339")]
+    received_at: Timestamp,
+}
+
+/// The JSON in a `close` frame: what the stream itself does not tell.
+#[derive(Debug, Serialize, Deserialize)]
+struct CloseRecord {
+    clean: bool,
+    reason: String,
+    #[serde(with = "rfc3339")]
+    ended_at: Timestamp,
+    bytes: u64,
+    cast_sha256: crate::recording::seal::HexDigest,
+    event_count: u64,
+    flags: Vec<String>,
+}
+
+/// The one writer of a recording.
+pub struct RecordingHandle {
+    store: Store,
+    id: RecordingId,
+    opening: Arc<Opening>,
+    share: Arc<Semaphore>,
+    durable: watch::Receiver<Durable>,
+    received: u64,
+    hasher: Sha256,
+    ended: bool,
+}
+
+impl RecordingHandle {
+    pub(super) fn begin(
+        store: Store,
+        id: RecordingId,
+        opening: Opening,
+    ) -> Result<Self, StoreError> {
+        let record = OpenRecord {
+            uploader: &opening.uploader,
+            endpoint: opening.endpoint,
+            received_at: opening.received_at,
+        };
+        let record = serde_json::to_vec(&record).map_err(|source| StoreError::Json {
+            what: "an opening",
+            source,
+        })?;
+        if record.len() > FRAME_PLAIN_BYTES_MAX {
+            return Err(StoreError::OpeningTooLarge {
+                bytes: record.len(),
+            });
+        }
+        let share = Arc::new(Semaphore::new(
+            store
+                .shared
+                .config
+                .upload_buffer_bytes_max
+                .min(Semaphore::MAX_PERMITS),
+        ));
+        let durable = store.shared.state().begin(id, record, Arc::clone(&share))?;
+        let opening = Arc::new(opening);
+        Ok(Self {
+            store,
+            id,
+            opening,
+            share,
+            durable,
+            received: 0,
+            hasher: Sha256::new(),
+            ended: false,
+        })
+    }
+
+    /// The recording's id.
+    pub fn id(&self) -> RecordingId {
+        self.id
+    }
+
+    /// How far it is durable; changes after each commit that holds bytes of it.
+    pub fn durable(&self) -> watch::Receiver<Durable> {
+        self.durable.clone()
+    }
+
+    /// Appends `bytes` to the buffer; waits while this upload's share or the whole buffer is full.
+    ///
+    /// Returning says nothing of durability: see [`RecordingHandle::durable`]. Dropping the future takes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::RecordingFailed`] once [`Durable::failed`] is set.
+    pub async fn append(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let config = &self.store.shared.config;
+        // One append above a limit is taken when the buffer is empty: its bytes are in memory already.
+        let share_bytes = permits(bytes.len(), config.upload_buffer_bytes_max);
+        let space_bytes = permits(bytes.len(), config.buffer_bytes_max);
+        let Ok(share) = self.share.acquire_many(share_bytes).await else {
+            return Err(self.failure());
+        };
+        let Ok(space) = self.store.shared.space.acquire_many(space_bytes).await else {
+            return Err(self.failure());
+        };
+
+        // Nothing waits from here on, so the append is whole.
+        let held = state::Permits {
+            share: share_bytes,
+            space: space_bytes,
+        };
+        if !self.store.shared.state().append(self.id, &bytes, held) {
+            return Err(self.failure());
+        }
+        share.forget();
+        space.forget();
+        self.store.shared.wake_committer.notify_one();
+        self.hasher.update(&bytes);
+        self.received = self
+            .received
+            .saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        Ok(())
+    }
+
+    /// Ends the recording: commits what is pending, seals it, returns when the manifest is durable.
+    ///
+    /// Goes on in the background when its future is dropped. After a failure, what was durable is sealed as incomplete.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] of the seal: the bytes then stay in the journal. [`StoreError::RecordingFailed`] when fenced.
+    pub async fn finish(mut self, end: End) -> Result<SealedRecording, StoreError> {
+        let sealing = self.end(end)?;
+        sealing.await.map_err(|_| StoreError::TaskLost)?
+    }
+
+    fn end(
+        &mut self,
+        mut end: End,
+    ) -> Result<tokio::task::JoinHandle<Result<SealedRecording, StoreError>>, StoreError> {
+        self.ended = true;
+        let kept = end.reason.floor_char_boundary(REASON_BYTES_MAX);
+        end.reason.truncate(kept);
+        let sha256: [u8; 32] = self.hasher.clone().finalize().into();
+        let record = CloseRecord {
+            clean: end.clean,
+            reason: end.reason.clone(),
+            ended_at: end.ended_at,
+            bytes: self.received,
+            cast_sha256: crate::recording::seal::HexDigest(sha256),
+            event_count: end.facts.event_count,
+            flags: end.facts.flags.clone(),
+        };
+        let record = serde_json::to_vec(&record).map_err(|source| StoreError::Json {
+            what: "an end",
+            source,
+        })?;
+        let closed = self.store.shared.state().close(self.id, record);
+        self.store.shared.wake_committer.notify_one();
+        let order = SealOrder {
+            id: self.id,
+            opening: Arc::clone(&self.opening),
+            end,
+            received: StreamOffset(self.received),
+            received_sha256: sha256,
+        };
+        let store = self.store.clone();
+        let seal = async move {
+            // Resolves when the close frame is committed, or when it never will be: the state says which.
+            if let Some(closed) = closed {
+                drop(closed.await);
+            }
+            writer::seal(&store, order).await
+        };
+        Ok(self
+            .store
+            .shared
+            .tasks
+            .spawn_on(seal, &self.store.shared.runtime))
+    }
+
+    fn failure(&self) -> StoreError {
+        let failed = self.durable.borrow().failed.clone();
+        let source = failed.unwrap_or_else(|| Arc::new(StoreError::Closed));
+        StoreError::RecordingFailed {
+            recording: self.id,
+            source,
+        }
+    }
+}
+
+impl Drop for RecordingHandle {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        let end = End {
+            clean: false,
+            reason: "dropped".into(),
+            ended_at: (self.store.shared.wall_clock)(),
+            facts: ContentFacts::default(),
+        };
+        // The seal goes on in its task; nobody is left to be told how it went, but for the log.
+        if let Err(error) = self.end(end) {
+            tracing::error!(recording = %self.id, %error, "a dropped recording stays unsealed");
+        }
+    }
+}
+
+impl std::fmt::Debug for RecordingHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RecordingHandle")
+            .field("id", &self.id)
+            .field("received", &self.received)
+            .finish_non_exhaustive()
+    }
+}
+
+fn permits(bytes: usize, limit: usize) -> u32 {
+    u32::try_from(bytes.min(limit)).unwrap_or(u32::MAX)
+}

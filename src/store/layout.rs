@@ -1,0 +1,157 @@
+//! Object names; no other file spells one.
+//!
+//! ```text
+//! store/id                                                       made once
+//! store/probe-<16 base32>                                        for the time of a probe
+//! journal/<recorder>/<epoch>/<10 digits>                         group commits
+//! recordings/<uploader>/<yyyy-mm-dd>/<hhmmss.mmmZ>-<id>.json     the manifest
+//! recordings/…/<hhmmss.mmmZ>-<id>.<attempt>.<n>.cast             segment n of one seal attempt
+//! ```
+//!
+//! Invariant: nothing that an uploader claims enters a name; its StableID, which control gives, does so escaped;
+//! no name has a `:`. Pure. Called by the rest of the store.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use object_store::path::Path;
+use sha2::{Digest, Sha256};
+
+use crate::ids::{AttemptId, EpochId, JournalNumber, RecorderId, RecordingId};
+
+/// An escaped StableID longer than this is cut and gets a digest: file systems take names of 255 bytes.
+const UPLOADER_CHARS_MAX: usize = 120;
+const UPLOADER_CHARS_KEPT: usize = 80;
+
+pub(super) fn store_id() -> Path {
+    Path::from("store/id")
+}
+
+pub(super) fn probe(random: &RecordingId) -> Path {
+    Path::from(format!("store/probe-{random}"))
+}
+
+pub(super) fn journal_of(recorder: &RecorderId) -> Path {
+    Path::from(format!("journal/{recorder}"))
+}
+
+pub(super) fn journal_object(
+    recorder: &RecorderId,
+    epoch: &EpochId,
+    number: JournalNumber,
+) -> Path {
+    Path::from(format!("journal/{recorder}/{epoch}/{:010}", number.0))
+}
+
+pub(super) fn recordings() -> Path {
+    Path::from("recordings")
+}
+
+pub(super) fn manifest(uploader: &str, received_at: Timestamp, id: &RecordingId) -> Path {
+    Path::from(format!("{}.json", recording(uploader, received_at, id)))
+}
+
+pub(super) fn segment(
+    uploader: &str,
+    received_at: Timestamp,
+    id: &RecordingId,
+    attempt: &AttemptId,
+    index: u32,
+) -> Path {
+    Path::from(format!(
+        "{}.{attempt}.{index}.cast",
+        recording(uploader, received_at, id)
+    ))
+}
+
+/// Whether `name` is the manifest of a recording, and of which.
+pub(super) fn manifest_of(name: &Path) -> Option<RecordingId> {
+    let (_, id) = name.filename()?.strip_suffix(".json")?.rsplit_once('-')?;
+    id.parse().ok()
+}
+
+fn recording(uploader: &str, received_at: Timestamp, id: &RecordingId) -> String {
+    let time = received_at.to_zoned(TimeZone::UTC);
+    let day = time.strftime("%Y-%m-%d");
+    let clock = time.strftime("%H%M%S%.3f");
+    format!("recordings/{}/{day}/{clock}Z-{id}", escape(uploader))
+}
+
+/// Keeps letters, digits, `.` and `-`; every other byte, and a leading `.`, becomes `_` and two hexadecimal digits.
+fn escape(stable_id: &str) -> String {
+    let mut escaped = String::new();
+    for (place, byte) in stable_id.bytes().enumerate() {
+        match byte {
+            b'.' if place == 0 => escaped.push_str("_2e"),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' => escaped.push(char::from(byte)),
+            other => escaped.push_str(&format!("_{other:02x}")),
+        }
+    }
+    if escaped.is_empty() {
+        // No escape ends in a bare `_`, so this stands for the empty id alone.
+        escaped.push('_');
+    }
+    if escaped.len() > UPLOADER_CHARS_MAX {
+        let digest = RecorderId::from_log_key(&Sha256::digest(stable_id));
+        escaped.truncate(UPLOADER_CHARS_KEPT);
+        // `_-` is no escape, so a cut name never equals an escaped one.
+        escaped.push_str(&format!("_-{digest}"));
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at() -> Timestamp {
+        "2026-11-20T10:15:00.123456789Z".parse().unwrap()
+    }
+
+    #[test]
+    fn names_are_those_of_the_format_document() {
+        let id = RecordingId::from_bytes([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        let attempt = "mzxw6ytb".parse().unwrap();
+        let recorder = RecorderId::from_log_key(b"key");
+        let epoch = "1764000000123-caireeyuculbogazdinryhi6d4".parse().unwrap();
+        assert_eq!(
+            manifest("nAbCdEfCNTRL", at(), &id).as_ref(),
+            "recordings/nAbCdEfCNTRL/2026-11-20/101500.123Z-aaaqeayeaudaocaj.json"
+        );
+        assert_eq!(
+            segment("nAbCdEfCNTRL", at(), &id, &attempt, 0).as_ref(),
+            "recordings/nAbCdEfCNTRL/2026-11-20/101500.123Z-aaaqeayeaudaocaj.mzxw6ytb.0.cast"
+        );
+        assert_eq!(
+            journal_object(&recorder, &epoch, JournalNumber(12)).as_ref(),
+            "journal/fryock32azdpsitz6qt4pm4oom/1764000000123-caireeyuculbogazdinryhi6d4/0000000012"
+        );
+        assert_eq!(manifest_of(&manifest("x", at(), &id)), Some(id));
+        assert_eq!(manifest_of(&segment("x", at(), &id, &attempt, 0)), None);
+    }
+
+    #[test]
+    fn a_stable_id_cannot_leave_its_place() {
+        assert_eq!(escape("../../etc"), "_2e._2f.._2fetc");
+        assert_eq!(escape(".."), "_2e.");
+        assert_eq!(escape("a:b#1"), "a_3ab_231");
+        assert_eq!(escape(""), "_");
+        assert_eq!(
+            escape(&"n".repeat(1000)).len(),
+            UPLOADER_CHARS_KEPT + 2 + RecorderId::CHARS
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_stable_id_makes_one_safe_segment_of_a_name(one in ".{0,100}", other in ".{0,100}") {
+            let id = RecordingId::from_bytes([0; 10]);
+            let name = manifest(&one, at(), &id);
+            prop_assert_eq!(name.parts().count(), 4);
+            // Nothing was left for the backend to escape in its own way.
+            prop_assert!(!name.as_ref().contains([':', '%', '#']));
+            prop_assert_eq!(one == other, escape(&one) == escape(&other));
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The backend proven at start, and the store's id made once.
+//!
+//! Invariant: no recorder writes to a backend that lets two creates of one object both succeed. Called by
+//! [`super::Store::open`].
+
+use std::sync::atomic::AtomicU64;
+
+use bytes::Bytes;
+use object_store::path::Path;
+use object_store::{ObjectStoreExt, PutMode, PutOptions};
+use rand_chacha::ChaCha20Rng;
+
+use super::create::{ANSWER_TIMEOUT, Created, Objects, Patience};
+use super::error::StoreError;
+use super::layout;
+use crate::ids::{RecordingId, StoreId};
+
+/// A start that cannot reach its backend says so rather than waiting for it.
+const START_TRIES: u32 = 3;
+
+/// Two concurrent creates of one object: exactly one may win, and a later one must fail.
+pub(super) async fn prove_create_is_exclusive(
+    objects: &Objects,
+    rng: &mut ChaCha20Rng,
+) -> Result<(), StoreError> {
+    let name = layout::probe(&RecordingId::random(rng));
+    let (one, other) = tokio::join!(
+        create_wins(objects, &name, b"one"),
+        create_wins(objects, &name, b"other")
+    );
+    let (one, other) = (one?, other?);
+    let later = create_wins(objects, &name, b"later").await?;
+    // The proof is done: a probe that stays costs one small object.
+    if let Err(error) = objects.store().delete(&name).await {
+        tracing::warn!(%name, %error, "the probe object stays");
+    }
+    let winners = usize::from(one).saturating_add(usize::from(other));
+    if winners != 1 || later {
+        let later = if later { "won too" } else { "failed" };
+        return Err(StoreError::CreateIsNotExclusive { winners, later });
+    }
+    Ok(())
+}
+
+async fn create_wins(
+    objects: &Objects,
+    name: &Path,
+    bytes: &'static [u8],
+) -> Result<bool, StoreError> {
+    let options = PutOptions {
+        mode: PutMode::Create,
+        ..PutOptions::default()
+    };
+    let put = objects.store().put_opts(name, bytes.into(), options);
+    match tokio::time::timeout(ANSWER_TIMEOUT, put).await {
+        Ok(Ok(_)) => Ok(true),
+        Ok(Err(
+            object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. },
+        )) => Ok(false),
+        Ok(Err(source)) => Err(StoreError::Object {
+            step: "probe",
+            name: name.to_string(),
+            source,
+        }),
+        Err(_) => Err(StoreError::Unanswered {
+            step: "probe",
+            name: name.to_string(),
+        }),
+    }
+}
+
+/// Whoever comes first makes the id; everyone reads the same.
+pub(super) async fn read_or_make_store_id(
+    objects: &Objects,
+    rng: &mut ChaCha20Rng,
+) -> Result<StoreId, StoreError> {
+    let name = layout::store_id();
+    let id = StoreId::random(rng);
+    let bytes = Bytes::from(format!("{id}\n"));
+    let present = match objects.read(&name).await? {
+        Some(present) => present,
+        None => match objects
+            .create(
+                &name,
+                &bytes,
+                Patience::Tries(START_TRIES),
+                &AtomicU64::new(0),
+            )
+            .await?
+        {
+            Created::Durable => bytes,
+            Created::Different(present) => present,
+            Created::Poisoned(source) => {
+                return Err(StoreError::SyncFailed {
+                    name: name.to_string(),
+                    source,
+                });
+            }
+        },
+    };
+    let text = std::str::from_utf8(&present)
+        .ok()
+        .and_then(|text| text.strip_suffix('\n'));
+    let id = text.and_then(|text| text.parse().ok());
+    id.ok_or_else(|| StoreError::ForeignObject {
+        name: name.to_string(),
+    })
+}

@@ -1,0 +1,175 @@
+//! Recording id in, verified plain bytes out, in order.
+//!
+//! Invariant: no byte is handed out before its whole block was proven against the manifest. Memory held is one read.
+//! Called through [`Store`] by whoever plays, exports or verifies.
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use sha2::{Digest, Sha256};
+
+use super::error::StoreError;
+use super::{Store, layout};
+use crate::ids::RecordingId;
+use crate::recording::manifest::{Manifest, Segment};
+use crate::recording::seal::{BLOCK_BYTES, HexDigest, SegmentDigests, SegmentHasher};
+
+impl Store {
+    /// The object names of all manifests, in no order. A listing: it may lag behind on some backends.
+    ///
+    /// # Errors
+    /// [`StoreError::Object`].
+    pub fn manifest_names(
+        &self,
+    ) -> impl Stream<Item = Result<String, StoreError>> + Send + 'static {
+        let prefix = layout::recordings();
+        let listed = self.shared.objects.store().list(Some(&prefix));
+        listed
+            .try_filter_map(|object| async move {
+                Ok(layout::manifest_of(&object.location).map(|_| object.location.to_string()))
+            })
+            .map_err(move |source| StoreError::Object {
+                step: "list",
+                name: prefix.to_string(),
+                source,
+            })
+    }
+
+    /// The manifest of a recording, found by listing.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Object`], [`StoreError::Manifest`].
+    pub async fn find(&self, recording: RecordingId) -> Result<Manifest, StoreError> {
+        let mut names = Box::pin(self.manifest_names());
+        while let Some(name) = names.next().await.transpose()? {
+            if layout::manifest_of(&Path::from(name.as_str())) == Some(recording) {
+                return self.manifest(&name).await;
+            }
+        }
+        Err(StoreError::NotFound { recording })
+    }
+
+    /// The manifest of that object name.
+    ///
+    /// # Errors
+    /// [`StoreError::Object`], [`StoreError::Manifest`]; [`StoreError::ForeignObject`] when there is none.
+    pub async fn manifest(&self, name: &str) -> Result<Manifest, StoreError> {
+        let bytes = self.shared.objects.read(&Path::from(name)).await?;
+        let bytes = bytes.ok_or_else(|| StoreError::ForeignObject { name: name.into() })?;
+        Manifest::decode(&bytes).map_err(|source| StoreError::Manifest {
+            name: name.into(),
+            source,
+        })
+    }
+
+    /// The plain stream of a recording, block by block, each proven against `manifest` before it is handed out.
+    ///
+    /// Ends after the first error: [`StoreError::BlockMismatch`], [`StoreError::Mismatch`], [`StoreError::Object`].
+    pub fn read_plain(
+        &self,
+        manifest: Manifest,
+    ) -> impl Stream<Item = Result<Bytes, StoreError>> + Send + 'static {
+        let reading = Reading {
+            store: self.clone(),
+            manifest,
+            segment: 0,
+            block: 0,
+            plain: Sha256::new(),
+        };
+        stream::try_unfold(Some(reading), |reading| async {
+            let Some(reading) = reading else {
+                return Ok(None);
+            };
+            reading.step().await
+        })
+    }
+}
+
+struct Reading {
+    store: Store,
+    manifest: Manifest,
+    segment: usize,
+    block: usize,
+    plain: Sha256,
+}
+
+impl Reading {
+    async fn step(mut self) -> Result<Option<(Bytes, Option<Self>)>, StoreError> {
+        loop {
+            let Some(segment) = self.manifest.segments.get(self.segment) else {
+                let sha256: [u8; 32] = self.plain.finalize().into();
+                let as_sealed = sha256 == self.manifest.cast_sha256.0;
+                let recording = self.manifest.recording_id;
+                return as_sealed.then_some(None).ok_or(StoreError::Mismatch {
+                    recording,
+                    what: "the whole stream",
+                });
+            };
+            let Some(digest) = segment.blocks.get(self.block).copied() else {
+                self.segment = self.segment.saturating_add(1);
+                self.block = 0;
+                continue;
+            };
+            let bytes = read_block(&self.store, segment, self.block, digest).await?;
+            self.block = self.block.saturating_add(1);
+            self.plain.update(&bytes);
+            return Ok(Some((bytes, Some(self))));
+        }
+    }
+}
+
+async fn read_block(
+    store: &Store,
+    segment: &Segment,
+    block: usize,
+    digest: HexDigest,
+) -> Result<Bytes, StoreError> {
+    let name = Path::from(segment.name.as_str());
+    let block_bytes = u64::try_from(BLOCK_BYTES).unwrap_or(u64::MAX);
+    let start = u64::try_from(block)
+        .unwrap_or(u64::MAX)
+        .saturating_mul(block_bytes);
+    let end = start.saturating_add(block_bytes).min(segment.stored_bytes);
+    let read = store
+        .shared
+        .objects
+        .store()
+        .get_range(&name, start..end)
+        .await;
+    let bytes = read.map_err(|source| StoreError::Object {
+        step: "read",
+        name: name.to_string(),
+        source,
+    })?;
+    let found: [u8; 32] = Sha256::digest(&bytes).into();
+    if found != digest.0 {
+        return Err(StoreError::BlockMismatch {
+            name: name.to_string(),
+            block,
+        });
+    }
+    Ok(bytes)
+}
+
+/// Reads a stored object through and hashes it.
+pub(super) async fn digests_of(store: &Store, name: &Path) -> Result<SegmentDigests, StoreError> {
+    let failed = |source| StoreError::Object {
+        step: "read",
+        name: name.to_string(),
+        source,
+    };
+    let object = store
+        .shared
+        .objects
+        .store()
+        .get(name)
+        .await
+        .map_err(failed)?;
+    let mut pieces = object.into_stream();
+    let mut hasher = SegmentHasher::default();
+    while let Some(piece) = pieces.next().await {
+        hasher.update(&piece.map_err(failed)?);
+    }
+    Ok(hasher.finish())
+}

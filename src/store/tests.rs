@@ -1,0 +1,7 @@
+//! The store on `memory://` and `file://`, whole and with faults: one suite for both.
+
+mod durability;
+mod faults;
+mod faulty_store;
+mod sealing;
+mod world;
