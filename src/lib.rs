@@ -1,1 +1,3 @@
-//! placeholder
+//! tailtape: the open session recorder for tailnets.
+
+pub mod asciicast;
