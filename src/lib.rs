@@ -1,3 +1,4 @@
 //! tailtape: the open session recorder for tailnets.
 
 pub mod asciicast;
+pub mod ingest;
