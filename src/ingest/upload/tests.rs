@@ -274,6 +274,10 @@ impl World {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an origin for virtual time comes from no other place"
+)]
 fn begin() -> (Instant, Upload) {
     let start = Instant::now();
     (start, Upload::new(start, UploadConfig::default()))
