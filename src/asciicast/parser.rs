@@ -1,0 +1,231 @@
+//! Bytes to facts about an asciicast, line by line, bounded, resumable at any byte.
+//!
+//! Invariants: the same bytes give the same facts however they are cut; memory stays under [`LINE_BYTES_MAX`] twice over plus the header;
+//! no byte is ever changed or refused. Ingest's upload machine feeds it; what is odd becomes a [`Flag`].
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Visitor};
+use serde_json::value::RawValue;
+
+/// Longest line that is parsed; a longer one is only counted and flagged. A 32 KiB read of a terminal makes at most 197 kB.
+pub const LINE_BYTES_MAX: usize = 1024 * 1024;
+/// Longest header that is kept. A command reaches the shell as one argument, 128 KiB at most on Linux, and escapes about double it.
+pub const HEADER_BYTES_MAX: usize = 256 * 1024;
+/// Line buffer kept between lines, so that an idle recording holds next to nothing.
+const LINE_BYTES_IDLE: usize = 8 * 1024;
+
+/// Something about the content that a reader of the recording should know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Flag {
+    /// The first line is no version 2 header, or a later one is no event.
+    NotAsciicast,
+    /// A line was longer than is parsed, or the header longer than is kept.
+    LineTooLong,
+    /// The last line has no newline.
+    TruncatedLine,
+}
+
+impl Flag {
+    /// The name that manifests carry.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotAsciicast => "not_asciicast",
+            Self::LineTooLong => "line_too_long",
+            Self::TruncatedLine => "truncated_line",
+        }
+    }
+}
+
+impl fmt::Display for Flag {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// What was learned from all lines.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Facts {
+    /// Lines that are events.
+    pub event_count: u64,
+    /// Time of the last event, seconds since the start of the recording.
+    pub last_event_seconds: Option<f64>,
+    /// The header as sent, unknown keys included.
+    pub header: Option<serde_json::Value>,
+    /// In order of declaration, each at most once.
+    pub flags: Vec<Flag>,
+}
+
+/// Call [`handle_bytes`](Self::handle_bytes) as bytes come, then [`facts`](Self::facts) once at the end.
+#[derive(Default)]
+pub struct Parser {
+    /// The line that has not ended yet.
+    line: Vec<u8>,
+    /// That line was too long: its rest is skipped.
+    skipping: bool,
+    /// The first line has ended.
+    past_header: bool,
+    /// Kept as text, since a parsed value may take thirty times its bytes.
+    header: Option<Box<[u8]>>,
+    event_count: u64,
+    last_event_seconds: Option<f64>,
+    not_asciicast: bool,
+    line_too_long: bool,
+}
+
+impl Parser {
+    /// A parser at byte 0.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the next bytes, cut anywhere.
+    pub fn handle_bytes(&mut self, bytes: &[u8]) {
+        let mut lines = bytes.split(|byte| *byte == b'\n');
+        // `split` yields what follows the last newline too, and that is not a line yet.
+        let Some(unfinished) = lines.next_back() else {
+            return;
+        };
+        for line in lines {
+            self.handle_line_end(line);
+        }
+        self.hold(unfinished);
+    }
+
+    /// The bytes that a line needed so far; for tests of the memory bound.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.line.capacity() + self.header.as_ref().map_or(0, |header| header.len())
+    }
+
+    /// Ends the stream here and says what it held.
+    #[must_use]
+    pub fn facts(mut self) -> Facts {
+        let truncated = self.skipping || !self.line.is_empty();
+        if truncated {
+            let knew = self.not_asciicast || !self.past_header;
+            self.handle_line_end(b"");
+            // Half an event is expected of a line that was cut; only half a header makes the whole unreadable.
+            self.not_asciicast &= knew;
+        }
+        let flags = [
+            (self.not_asciicast, Flag::NotAsciicast),
+            (self.line_too_long, Flag::LineTooLong),
+            (truncated, Flag::TruncatedLine),
+        ];
+        Facts {
+            event_count: self.event_count,
+            last_event_seconds: self.last_event_seconds,
+            header: self
+                .header
+                .and_then(|header| serde_json::from_slice(&header).ok()),
+            flags: flags
+                .into_iter()
+                .filter_map(|(set, flag)| set.then_some(flag))
+                .collect(),
+        }
+    }
+
+    fn hold(&mut self, part: &[u8]) {
+        if self.skipping {
+            return;
+        }
+        if self.line.len().saturating_add(part.len()) > LINE_BYTES_MAX {
+            self.skipping = true;
+            self.line_too_long = true;
+            self.line = Vec::new();
+        } else {
+            self.line.extend_from_slice(part);
+        }
+    }
+
+    fn handle_line_end(&mut self, part: &[u8]) {
+        if self.line.is_empty() && !self.skipping && part.len() <= LINE_BYTES_MAX {
+            self.read_line(part);
+        } else {
+            self.hold(part);
+            if self.skipping {
+                self.past_header = true;
+            } else {
+                let mut line = std::mem::take(&mut self.line);
+                self.read_line(&line);
+                if line.capacity() <= LINE_BYTES_IDLE {
+                    line.clear();
+                    self.line = line;
+                }
+            }
+            self.skipping = false;
+        }
+    }
+
+    fn read_line(&mut self, line: &[u8]) {
+        if !std::mem::replace(&mut self.past_header, true) {
+            self.read_header(line);
+        } else if let Some(seconds) = event_time(line) {
+            self.event_count = self.event_count.saturating_add(1);
+            self.last_event_seconds = Some(seconds);
+        } else {
+            self.not_asciicast = true;
+        }
+    }
+
+    fn read_header(&mut self, line: &[u8]) {
+        if line.len() > HEADER_BYTES_MAX {
+            self.line_too_long = true;
+        } else if is_header(line) {
+            self.header = Some(line.into());
+        } else {
+            self.not_asciicast = true;
+        }
+    }
+}
+
+impl fmt::Debug for Parser {
+    /// Leaves the content out: it is what people typed and saw.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Parser")
+            .field("event_count", &self.event_count)
+            .field("held_bytes", &self.held_bytes())
+            .finish_non_exhaustive()
+    }
+}
+
+fn event_time(line: &[u8]) -> Option<f64> {
+    // serde_json skips strings without checking their UTF-8, hence the check up front.
+    let text = std::str::from_utf8(line).ok()?;
+    let (time, _code, _data): (&RawValue, Text, Text) = serde_json::from_str(text).ok()?;
+    super::parse_time(time)
+}
+
+/// Parses all of it once, so that the same call at the end cannot fail.
+fn is_header(line: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Value>(line)
+        .is_ok_and(|header| header.get("version").and_then(serde_json::Value::as_u64) == Some(2))
+}
+
+/// A JSON string whose content is of no interest, hence never copied out.
+struct Text;
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+        impl Visitor<'_> for TextVisitor {
+            type Value = Text;
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a string")
+            }
+            fn visit_str<E>(self, _text: &str) -> Result<Text, E> {
+                Ok(Text)
+            }
+        }
+        deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests;
