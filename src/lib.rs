@@ -1,1 +1,3 @@
-//! placeholder
+//! The open session recorder for tailnets: durable before acknowledged.
+
+pub mod capture;
