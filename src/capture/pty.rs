@@ -64,7 +64,7 @@ pub enum PtyError {
     NoCommand,
     /// The system gives no terminal.
     #[error("cannot open a pseudo-terminal")]
-    Open(#[source] pty_process::Error),
+    Open(#[source] io::Error),
     /// The command cannot be started under it.
     #[error("cannot run {}", .program.display())]
     Spawn {
@@ -72,7 +72,7 @@ pub enum PtyError {
         program: OsString,
         /// Why.
         #[source]
-        source: pty_process::Error,
+        source: io::Error,
     },
     /// The terminal takes no input.
     #[error("cannot type into the terminal of {}", .program.display())]
@@ -131,17 +131,18 @@ impl PtySession {
         start: Instant,
     ) -> Result<Self, PtyError> {
         let (program, arguments) = command.split_first().ok_or(PtyError::NoCommand)?;
-        let (pty, pts) = pty_process::open().map_err(PtyError::Open)?;
+        let (pty, pts) =
+            pty_process::open().map_err(|error| PtyError::Open(system_error(error)))?;
         pty.resize(pty_process::Size::new(size.rows, size.columns))
-            .map_err(PtyError::Open)?;
+            .map_err(|error| PtyError::Open(system_error(error)))?;
         let child = pty_process::Command::new(program)
             .args(arguments)
             .env("TERM", TERM)
             .kill_on_drop(true)
             .spawn(pts)
-            .map_err(|source| PtyError::Spawn {
+            .map_err(|error| PtyError::Spawn {
                 program: program.clone(),
-                source,
+                source: system_error(error),
             })?;
 
         let (output, input) = pty.into_split();
@@ -272,6 +273,17 @@ async fn read_chunk(output: &mut OwnedReadPty, buffer: &mut BytesMut) -> Option<
     match limited.read_buf(buffer).await {
         Ok(0) | Err(_) => None,
         Ok(_) => Some(buffer.split().freeze()),
+    }
+}
+
+/// The crate's error repeats its source's text, so that a chain would tell it twice.
+fn system_error(error: pty_process::Error) -> io::Error {
+    match error {
+        pty_process::Error::Io(error) => error,
+        pty_process::Error::Rustix(error) => error.into(),
+        other @ (pty_process::Error::TokioAsyncFd(_) | pty_process::Error::Unsplit(..)) => {
+            io::Error::other(other.to_string())
+        }
     }
 }
 

@@ -38,8 +38,9 @@ async fn first_number(session: &mut PtySession) -> Pid {
         .await
         .unwrap()
         .unwrap();
-    let digits = String::from_utf8(chunk.bytes.to_vec()).unwrap();
-    Pid::from_raw(digits.trim().parse().unwrap()).unwrap()
+    let text = String::from_utf8(chunk.bytes.to_vec()).unwrap();
+    let first_line = text.lines().next().unwrap();
+    Pid::from_raw(first_line.parse().unwrap()).unwrap()
 }
 
 async fn wait_until_gone(pid: Pid) {
