@@ -1,8 +1,8 @@
 //! Runs a command under a pseudo-terminal of its own, and gives what it puts out.
 //!
 //! The invariant: a terminal that is not read stops the command (nothing piles up here), and when the [`PtySession`] is dropped
-//! the command is hung up on, killed if it does not go, and reaped: no process and no zombie stays. [`stream`](super::stream)
-//! reads it.
+//! the command is hung up on, killed if it does not go, and reaped: no process and no zombie stays while the runtime lives; if the
+//! runtime ends first, the command is killed with it. [`stream`](super::stream) reads it.
 
 use std::ffi::OsString;
 use std::io;
@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::AbortOnDropHandle;
 
 /// The longest chunk: what one read of a terminal gives at most, and what one event of a stock node holds.
 const CHUNK_BYTES_MAX: usize = 4096;
@@ -34,6 +35,12 @@ const DRAIN_BYTES_MAX: usize = 256 * 1024;
 
 /// From hanging up on a command to killing it.
 const HANGUP_GRACE: Duration = Duration::from_millis(500);
+
+/// Between one end-of-file and the next; short enough that a demo does not seem to hang.
+const END_INPUT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What a user types to end the input, Ctrl-D.
+const END_OF_FILE: u8 = 0x04;
 
 /// The terminal type, the one that stock nodes name whatever the user's is.
 const TERM: &str = "xterm-256color";
@@ -74,15 +81,6 @@ pub enum PtyError {
         #[source]
         source: io::Error,
     },
-    /// The terminal takes no input.
-    #[error("cannot type into the terminal of {}", .program.display())]
-    Input {
-        /// The command's first word.
-        program: OsString,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
     /// The command's end cannot be learnt.
     #[error("cannot learn how {} ended", .program.display())]
     Wait {
@@ -99,7 +97,8 @@ pub enum PtyError {
 pub struct PtySession {
     program: OsString,
     chunks: mpsc::Receiver<Chunk>,
-    input: OwnedWritePty,
+    input: Option<OwnedWritePty>,
+    input_end: Option<AbortOnDropHandle<()>>,
     end: JoinHandle<io::Result<ExitStatus>>,
     _released: DropGuard,
 }
@@ -158,7 +157,8 @@ impl PtySession {
         Ok(Self {
             program: program.clone(),
             chunks,
-            input,
+            input: Some(input),
+            input_end: None,
             end: tokio::spawn(runner.run()),
             _released: released.drop_guard(),
         })
@@ -169,17 +169,12 @@ impl PtySession {
         self.chunks.recv().await
     }
 
-    /// Types an end-of-file, so that a command which reads its terminal ends instead of waiting for a user.
-    ///
-    /// # Errors
-    /// The terminal is gone.
-    pub async fn end_input(&mut self) -> Result<(), PtyError> {
-        const END_OF_FILE: u8 = 0x04;
-        let typed = self.input.write_all(&[END_OF_FILE]).await;
-        typed.map_err(|source| PtyError::Input {
-            program: self.program.clone(),
-            source,
-        })
+    /// From now on there is no user: types an end-of-file, again and again, so that a command which reads its terminal ends instead
+    /// of waiting. Once is not enough: a shell that sets its terminal up after it was typed never sees it.
+    pub fn end_input(&mut self) {
+        if let Some(input) = self.input.take() {
+            self.input_end = Some(AbortOnDropHandle::new(tokio::spawn(type_ends(input))));
+        }
     }
 
     /// Waits for the command's end. Output not taken by then is lost.
@@ -264,6 +259,13 @@ impl Runner {
         }
         signal_group(&self.child, Signal::KILL);
         self.child.wait().await
+    }
+}
+
+/// Stops when the terminal is gone; waits while it has as many ends as it takes.
+async fn type_ends(mut input: OwnedWritePty) {
+    while input.write_all(&[END_OF_FILE]).await.is_ok() {
+        sleep(END_INPUT_INTERVAL).await;
     }
 }
 

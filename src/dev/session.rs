@@ -90,7 +90,7 @@ pub async fn record<D: Dial, W: Write>(
     screen.step(&format!("recorder {} takes the session", upload.recorder()))?;
     let mut session = PtySession::spawn(&plan.command.words, plan.size, plan.start)?;
     // Nobody sits at this terminal: a command that reads it shall end, not wait.
-    session.end_input().await?;
+    session.end_input();
     let streamed = stream(session, upload, plan.header, encode, |progress, events| {
         if let Err(error) = screen.live(Instant::now().into_std(), progress, events) {
             tracing::debug!(%error, "cannot draw the live line");

@@ -108,8 +108,17 @@ async fn an_end_of_input_ends_a_command_that_reads_its_terminal() {
         .await
         .unwrap()
         .unwrap();
-    session.end_input().await.unwrap();
+    session.end_input();
     assert!(text(&output_of(&mut session).await).ends_with("done\r\n"));
+}
+
+#[tokio::test]
+async fn an_end_of_input_reaches_a_command_that_sets_its_terminal_up_late() {
+    // Leaving canonical mode turns an end-of-file that was typed before into a zero byte; the next one counts.
+    let mut session = shell("sleep 0.2; stty raw; dd bs=1 count=2 2>/dev/null | od -An -tx1");
+    session.end_input();
+    let text = text(&output_of(&mut session).await);
+    assert!(text.contains("04"), "{text:?}");
 }
 
 #[tokio::test]
