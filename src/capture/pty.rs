@@ -2,7 +2,7 @@
 //!
 //! The invariant: a terminal that is not read stops the command (nothing piles up here), and when the [`PtySession`] is dropped
 //! the command is hung up on, killed if it does not go, and reaped: no process and no zombie stays while the runtime lives; if the
-//! runtime ends first, the command is killed with it. [`stream`](super::stream) reads it.
+//! runtime ends first, the command is killed with it. [`stream`](super::stream()) reads it.
 
 use std::ffi::OsString;
 use std::io;
