@@ -1,8 +1,27 @@
-//! tailtape: the open session recorder for tailnets.
+//! The open session recorder for tailnets: durable before acknowledged.
+//!
+//! Two flows. Up: a stream from the tunnel, and who is at its other end, go to [`ingest`], which feeds
+//! an upload's bytes to the [`store`]; the journal commits the bytes of all recordings together, and
+//! only then does an ack frame go back. At the end of a recording the store seals it: a segment, then
+//! the manifest that names it. Down: a manifest's name goes to the store, verified blocks come out.
+//!
+//! Rooms look downward only, from wiring to core; `tests/tidy.rs` holds them to it.
+//!
+//! ```text
+//! wiring      cli · serve · dev            alone see netstack
+//! edges       ingest · capture             given a stream and an identity, or a way to dial
+//! durability  store
+//! core        recording · asciicast · access · ids
+//! ```
 
 pub mod access;
 pub mod asciicast;
+pub mod capture;
+pub mod cli;
+pub mod dev;
 pub mod ids;
 pub mod ingest;
 pub mod recording;
+pub mod shutdown;
 pub mod store;
+pub mod telemetry;
