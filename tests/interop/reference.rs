@@ -2,6 +2,7 @@
 //! stocknet`). Every scenario runs against it first: what fails here is not our fault, and what passes here is possible.
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -36,6 +37,15 @@ pub(crate) struct Stored {
 impl Reference {
     /// Starts control and recorder and waits until the recorder listens.
     pub(crate) fn start(bench: &Bench, derp_map: &DerpMap) -> anyhow::Result<Self> {
+        let map = serde_json::to_string(derp_map).context("writing the DERP map")?;
+        let mut command = bench.peers().command("stocknet");
+        command
+            .arg("-derp-map")
+            .arg(bench.file("derp-map.json", &map)?);
+        Self::launch(bench, command)
+    }
+
+    fn launch(bench: &Bench, mut command: Command) -> anyhow::Result<Self> {
         #[derive(Deserialize)]
         struct Ready {
             control_url: String,
@@ -43,13 +53,7 @@ impl Reference {
             recorder: SocketAddr,
         }
 
-        let map = serde_json::to_string(derp_map).context("writing the DERP map")?;
-        let mut command = bench.peers().command("stocknet");
-        command
-            .arg("-derp-map")
-            .arg(bench.file("derp-map.json", &map)?)
-            .arg("-state")
-            .arg(bench.directory("stocknet")?);
+        command.arg("-state").arg(bench.directory("stocknet")?);
         let process = Process::start(bench, "stocknet", command)?;
         let ready: Ready = process.wait_for("its address", START_LIMIT, stdout_json)?;
         Ok(Self {
