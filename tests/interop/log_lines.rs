@@ -64,7 +64,7 @@ pub(crate) struct Explained {
 }
 
 /// Seen as well against the reference tailnet, which consists of stock parts only.
-const ENVIRONMENT: [Explained; 7] = [
+const ENVIRONMENT: [Explained; 8] = [
     Explained {
         text: "TPM: error opening",
         reason: "the machine has no trusted platform module",
@@ -92,6 +92,10 @@ const ENVIRONMENT: [Explained; 7] = [
     Explained {
         text: "health(warnable=warming-up): error: Tailscale is starting.",
         reason: "it is set on start and cleared when the node is Running",
+    },
+    Explained {
+        text: "magicsock: last netcheck reported send error. Rebinding.",
+        reason: "on loopback a STUN answer may overtake the note that its request was sent",
     },
 ];
 
