@@ -1,0 +1,114 @@
+//! Runs `recclient` (`peers/tailscale/cmd/recclient`) to its end: a stock tsnet node that joins, finds the direct path to the
+//! recorder and streams one cast with `sessionrecording.ConnectToRecorder`. Called by the upload scenarios.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::bench::Bench;
+use crate::process::Process;
+use crate::reference::stdout_json;
+use crate::tailnet::Tailnet;
+
+/// Its own limits add up to this: 60 s to join, 60 s to warm the path, 30 s to connect, 60 s for the end, and the stream.
+const RUN_LIMIT: Duration = Duration::from_secs(240);
+
+/// Between two lines of a file, so that it streams for a while, as a session does.
+const FILE_PACE: &str = "5ms";
+
+/// What is streamed.
+#[derive(Debug, Clone)]
+pub(crate) enum Cast {
+    /// This file.
+    File(PathBuf),
+    /// A made-up session of at least this many bytes.
+    Generated(u64),
+}
+
+/// What the client says about its run. All durations are milliseconds.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Report {
+    /// Version of the Go library.
+    pub(crate) version: String,
+    /// From start to Running.
+    pub(crate) join_ms: u64,
+    /// How the first packets to the recorder fared.
+    pub(crate) warm: Warm,
+    /// One per recorder that was tried, in order.
+    pub(crate) attempts: Vec<Attempt>,
+    /// Body bytes whose write succeeded.
+    pub(crate) bytes_sent: u64,
+    /// SHA-256 of those bytes, lower-case hexadecimal.
+    pub(crate) sha256_sent: String,
+    /// From first write to the end of the upload.
+    pub(crate) stream_ms: u64,
+    /// Empty: every write succeeded and the upload ended without error.
+    pub(crate) error: String,
+    /// `v2` or `v1`.
+    pub(crate) protocol: String,
+    /// Ack frames seen on the wire.
+    pub(crate) ack_frames: u64,
+    /// Value of the last of them.
+    pub(crate) last_ack: u64,
+    /// No ack was smaller than the one before.
+    pub(crate) acks_monotonic: bool,
+    /// Text of the recorder's error frame.
+    pub(crate) frame_error: String,
+    /// The recorder ended the response itself, by END_STREAM.
+    pub(crate) clean_end: bool,
+    /// The watcher could not follow the bytes on the wire.
+    pub(crate) watch_error: String,
+    /// The path after the upload.
+    pub(crate) path: PeerPath,
+}
+
+/// See [`Report::warm`].
+#[derive(Debug, Deserialize)]
+pub(crate) struct Warm {
+    /// Until the first direct answer, or the limit.
+    pub(crate) ms: u64,
+    /// The address that answered, or empty.
+    pub(crate) endpoint: String,
+    /// Of the last ping, if none was answered directly.
+    pub(crate) error: String,
+}
+
+/// See [`Report::attempts`].
+#[derive(Debug, Deserialize)]
+pub(crate) struct Attempt {
+    /// `ip:port`.
+    pub(crate) recorder: String,
+    /// Empty for the one that was used.
+    pub(crate) error: String,
+}
+
+/// See [`Report::path`].
+#[derive(Debug, Deserialize)]
+pub(crate) struct PeerPath {
+    /// `ip:port` when direct, else empty.
+    pub(crate) cur_addr: String,
+}
+
+/// Joins `tailnet` as `hostname` and streams `cast` to its recorder.
+pub(crate) fn upload(
+    bench: &Bench,
+    tailnet: &Tailnet,
+    hostname: &str,
+    cast: &Cast,
+) -> anyhow::Result<Report> {
+    let mut command = bench.peers().command("recclient");
+    command
+        .args(["-control", &tailnet.control_url, "-hostname", hostname])
+        .arg("-authkey-file")
+        .arg(bench.file(&format!("{hostname}.key"), &tailnet.auth_key)?)
+        .arg("-state")
+        .arg(bench.directory(hostname)?)
+        .args(["-recorder", &tailnet.recorder.to_string(), "-verbose"]);
+    match cast {
+        Cast::File(path) => command.args(["-pace", FILE_PACE, "-cast"]).arg(path),
+        Cast::Generated(bytes) => command.arg("-generate-bytes").arg(bytes.to_string()),
+    };
+    let process = Process::start(bench, hostname, command)?;
+    process.wait_for("its report", RUN_LIMIT, stdout_json)
+}
