@@ -1,4 +1,16 @@
 //! A tailnet node in userspace: control client, WireGuard, disco, and TCP, with no TUN device.
+//!
+//! ```text
+//!            application            streams, whois
+//!  io        Tailnet, streams, driver: the only code that touches sockets, clocks and tasks
+//!  node      the one state machine, which owns
+//!            control · netmap · filter · path · wireguard · tcpip
+//!  wire      noise · disco · tailcfg · key
+//! ```
+//!
+//! The core is sans-IO: bytes, commands and time go in; datagrams, requests, events and the next
+//! deadline come out. It builds without a runtime (`--no-default-features`). It knows nothing of
+//! recordings. The feature `devnet` adds a control server for one machine.
 
 pub mod control;
 #[cfg(feature = "devnet")]
@@ -9,6 +21,7 @@ pub mod filter;
 pub mod io;
 pub mod key;
 pub mod netmap;
+pub mod node;
 pub mod noise;
 pub mod path;
 pub mod tailcfg;

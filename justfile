@@ -1,0 +1,51 @@
+# Every command a developer needs. `just` alone lists them.
+
+default:
+    @just --list
+
+# What CI runs.
+check:
+    bash .ci/run
+
+# Format, lints, documentation: all with warnings as errors.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo check -p netstack --no-default-features
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+
+# Licences, bans and sources of dependencies.
+deny:
+    cargo deny --config .deny.toml check bans licenses sources
+
+# The hermetic tests: loopback only, Rust and a C compiler only.
+test *ARGS:
+    cargo test --workspace {{ ARGS }}
+
+# The whole main path in one command, on a temporary store.
+demo:
+    cargo run --release -- dev --once
+
+# Stock peers: Go's tsnet, tailscaled and derper, joined to our devnet. Needs Go.
+interop:
+    cargo test --release --features interop --test interop -- --nocapture --test-threads=1
+
+# Each fuzz target for a bounded time, in seconds.
+fuzz SECONDS="20" *TARGETS:
+    bash fuzz/run.sh {{ SECONDS }} {{ TARGETS }}
+
+# The order of system calls of one commit to file://, read from strace.
+strace:
+    bash tests/strace_commit.sh
+
+# Instructions per packet with 10, 1,000 and 5,000 connections, read from callgrind.
+packet-cost:
+    bash tests/packet_cost.sh
+
+# Side by side with what it is compared to, in one run; prints the table of docs/benchmarks.md.
+bench *ARGS:
+    cargo bench --bench ingest -- {{ ARGS }}
+
+# The documentation, as docs.rs would show it.
+docs:
+    cargo doc --workspace --no-deps --open

@@ -1,0 +1,350 @@
+//! The event loop: one task, one clock. Feeds [`Node`] with datagrams, control answers and time, and
+//! carries out what it asks for.
+//!
+//! Invariant: the node's lock is never held across an await or a send; reads per turn are bounded, so
+//! timers and writes are never starved; a full kernel buffer makes the loop wait, not drop.
+//! Called by `io.rs`.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::{Instant, SystemTime};
+
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::control_task::ControlTask;
+use super::udp::{ReadBuffers, Udp};
+use super::wakers::Wakers;
+use crate::control::RequestId;
+use crate::node::{Node, NodeEvent, TransmitBatch};
+
+/// Batches read from one socket before the node is flushed: bounds the delay of the first answer.
+const READS_PER_TURN: usize = 4;
+
+/// What the loop, the streams and the handles share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    work: Notify,
+}
+
+/// Behind the lock.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) node: Node,
+    pub(super) wakers: Wakers,
+    pub(super) closed: bool,
+}
+
+impl Shared {
+    pub(super) fn new(node: Node) -> Arc<Self> {
+        let state = Mutex::new(State {
+            node,
+            wakers: Wakers::default(),
+            closed: false,
+        });
+        Arc::new(Self {
+            state,
+            work: Notify::new(),
+        })
+    }
+
+    /// The lock. A panic elsewhere cannot leave the node half changed for long: it is a plain state
+    /// machine, and the loop's end closes it; so poison is passed over.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the loop that there is something to flush.
+    pub(super) fn kick(&self) {
+        self.work.notify_one();
+    }
+}
+
+/// What the node's owner wants to see of its progress.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// A netmap has arrived; the node has addresses.
+    pub up: bool,
+    /// Counts netmap changes.
+    pub netmap_generation: u64,
+    /// Why control cannot be used at the moment; `None` when all is well.
+    pub trouble: Option<Trouble>,
+}
+
+/// Why a node is not (or no longer) in touch with control.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// A person must visit this address.
+    NeedsLogin(String),
+    /// Control refused the registration.
+    Refused(String),
+    /// Control cannot be reached, or broke off.
+    Unreachable(String),
+}
+
+/// The loop's own belongings.
+#[derive(Debug)]
+pub(super) struct Driver {
+    pub(super) shared: Arc<Shared>,
+    pub(super) sockets: Vec<Udp>,
+    pub(super) control: ControlTask,
+    pub(super) progress: watch::Sender<Progress>,
+    pub(super) shutdown: CancellationToken,
+}
+
+/// Control requests under way.
+#[derive(Debug, Default)]
+struct Tasks {
+    running: JoinSet<Option<RequestId>>,
+    by_id: HashMap<RequestId, AbortHandle>,
+}
+
+impl Driver {
+    /// Runs until told to stop; then every stream and listener sees `NotConnected`.
+    pub(super) async fn run(self) {
+        let mut buffers = ReadBuffers::default();
+        let mut out = TransmitBatch::default();
+        let mut tasks = Tasks::default();
+        let mut due = Vec::new();
+        loop {
+            let deadline = self.turn(&mut out, &mut tasks, &mut due);
+            for waker in due.drain(..) {
+                waker.wake();
+            }
+            self.send(&out).await;
+            out.clear();
+            tokio::select! {
+                () = self.shutdown.cancelled() => break,
+                () = self.shared.work.notified() => {}
+                index = any_readable(&self.sockets) => self.read(index, &mut buffers),
+                () = sleep_until(deadline) => {}
+                Some(ended) = tasks.running.join_next() => tasks.ended(ended),
+            }
+        }
+        tasks.running.abort_all();
+        let wakers = {
+            let mut state = self.shared.lock();
+            state.closed = true;
+            state.wakers.all()
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// One turn of the crank: time, flush, and everything that the node wants done.
+    fn turn(
+        &self,
+        out: &mut TransmitBatch,
+        tasks: &mut Tasks,
+        due: &mut Vec<Waker>,
+    ) -> Option<Instant> {
+        let now = now();
+        let mut guard = self.shared.lock();
+        let state = &mut *guard;
+        if state
+            .node
+            .poll_timeout()
+            .is_some_and(|deadline| deadline <= now)
+        {
+            state.node.handle_timeout(now);
+        }
+        state.node.flush(now);
+        state.node.take_transmits(out);
+        let mut told = Vec::new();
+        while let Some(event) = state.node.poll_event() {
+            if let NodeEvent::Tcp(event) = &event {
+                state.wakers.due(event, due);
+            } else {
+                told.push(event);
+            }
+        }
+        let mut requests = Vec::new();
+        while let Some(request) = state.node.poll_control(now) {
+            requests.push(request);
+        }
+        let deadline = state.node.poll_timeout();
+        drop(guard);
+        // A new key is on disk before the requests that use it go out.
+        for event in told {
+            self.tell(event, tasks);
+        }
+        for request in requests {
+            let id = request.id();
+            let task = self.control.clone();
+            let handle = tasks.running.spawn(async move {
+                task.carry_out(request).await;
+                Some(id)
+            });
+            tasks.by_id.insert(id, handle);
+        }
+        deadline
+    }
+
+    fn tell(&self, event: NodeEvent, tasks: &mut Tasks) {
+        match event {
+            NodeEvent::NodeKey(key) => {
+                let mut keys = self
+                    .control
+                    .keys
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                if let Err(error) = keys.put_node_key(&key) {
+                    tracing::error!(%error, "cannot write the node key; the next start registers anew");
+                }
+            }
+            NodeEvent::Up => {
+                self.progress.send_modify(|progress| {
+                    progress.up = true;
+                    progress.trouble = None;
+                });
+            }
+            NodeEvent::NetmapChanged => {
+                self.progress.send_modify(|progress| {
+                    progress.netmap_generation += 1;
+                    progress.trouble = None;
+                });
+            }
+            NodeEvent::Path(event) => tracing::debug!(?event, "path"),
+            NodeEvent::NeedsLogin { url } => self.trouble(Trouble::NeedsLogin(url)),
+            NodeEvent::Refused { reason } => self.trouble(Trouble::Refused(reason)),
+            NodeEvent::ControlDown { reason } => self.trouble(Trouble::Unreachable(reason)),
+            NodeEvent::CancelControl { id, reconnect } => {
+                if let Some(handle) = tasks.by_id.remove(&id) {
+                    handle.abort();
+                }
+                if reconnect {
+                    // Not here: the client's lock may be held by an attempt to connect.
+                    let client = self.control.client.clone();
+                    tasks.running.spawn(async move {
+                        client.reset().await;
+                        None
+                    });
+                }
+            }
+            NodeEvent::Tcp(_) => {}
+        }
+    }
+
+    fn trouble(&self, trouble: Trouble) {
+        tracing::warn!(?trouble, "control");
+        self.progress
+            .send_modify(|progress| progress.trouble = Some(trouble));
+    }
+
+    fn read(&self, index: usize, buffers: &mut ReadBuffers) {
+        let Some(socket) = self.sockets.get(index) else {
+            return;
+        };
+        let now = now();
+        let mut state = self.shared.lock();
+        for _ in 0..READS_PER_TURN {
+            let read = socket.try_read(buffers, &mut |from, datagram| {
+                state.node.handle_datagram(now, from, datagram);
+            });
+            match read {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    tracing::debug!(%error, local = %socket.local(), "reading from the UDP socket");
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn send(&self, out: &TransmitBatch) {
+        for run in out.iter() {
+            let Some(socket) = self.socket_for(run.destination) else {
+                continue;
+            };
+            loop {
+                match socket.try_send(&run) {
+                    Ok(()) => break,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        if socket.writable().await.is_err() {
+                            break;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, to = %run.destination, "sending to a peer");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn socket_for(&self, destination: SocketAddr) -> Option<&Udp> {
+        self.sockets
+            .iter()
+            .find(|socket| socket.local().is_ipv4() == destination.is_ipv4())
+    }
+}
+
+/// The index of a socket that can be read.
+async fn any_readable(sockets: &[Udp]) -> usize {
+    match sockets {
+        [only] => {
+            wait_readable(only).await;
+            0
+        }
+        [first, second, ..] => tokio::select! {
+            () = wait_readable(first) => 0,
+            () = wait_readable(second) => 1,
+        },
+        [] => std::future::pending().await,
+    }
+}
+
+async fn wait_readable(socket: &Udp) {
+    if let Err(error) = socket.readable().await {
+        tracing::error!(%error, local = %socket.local(), "the UDP socket is unusable");
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Tasks {
+    fn ended(&mut self, ended: Result<Option<RequestId>, tokio::task::JoinError>) {
+        match ended {
+            Ok(Some(id)) => {
+                self.by_id.remove(&id);
+            }
+            Err(error) if error.is_panic() => {
+                tracing::error!(%error, "a control request panicked");
+            }
+            Ok(None) | Err(_) => {}
+        }
+    }
+}
+
+/// The shell's clock; the core takes what it is given.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place where the shell reads the clock"
+)]
+pub(super) fn now() -> Instant {
+    Instant::now()
+}
+
+/// The wall clock, in seconds since 1970; 0 when it stands before that.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place where the shell reads the wall clock"
+)]
+pub(super) fn unix_seconds() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,542 @@
+//! The one state machine of a tailnet node: owns control, netmap, filter, tunnels, paths and TCP.
+//!
+//! Invariant: it does no IO and reads no clock; what enters is bytes, commands and `now`, what leaves
+//! is datagrams, control requests, events and the next deadline. No packet reaches TCP that did not
+//! come through a tunnel of a netmap peer, from an address of that peer, past the packet filter.
+//! Called by `io/driver.rs`, by simulations and by tests.
+//!
+//! Order of calls: any number of `handle_*` and TCP calls, then [`Node::flush`] once per batch, then
+//! [`Node::take_transmits`], [`Node::poll_event`], [`Node::poll_control`] until empty, and
+//! [`Node::poll_timeout`] to know when to call [`Node::handle_timeout`].
+
+mod held;
+mod plane;
+mod status;
+mod transmit;
+mod tsmp;
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Instant;
+
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+
+use crate::control::{Control, ControlConfig, ControlEvent, ControlRequest, RequestId};
+use crate::disco;
+use crate::filter::{Filter, PacketView, Verdict};
+use crate::key::{DiscoPrivate, NodePrivate, NodePublic};
+use crate::netmap::Netmap;
+use crate::path::PathEvent;
+use crate::tailcfg::{MapResponse, NetInfo};
+use crate::tcpip::{ConnId, ConnectError, TcpConfig, TcpEvent, TcpIp};
+use crate::wireguard::Received;
+
+use plane::Plane;
+pub use status::{DropCounts, NodeStats, NodeStatus, PeerStatus};
+pub use transmit::{Transmit, TransmitBatch};
+
+/// Largest inner IP packet, in bytes; both ends of every tunnel use it (transport.md §4.1).
+pub const TUNNEL_MTU: usize = 1280;
+
+/// Room for one ciphertext datagram: the MTU, WireGuard's 32 bytes, and the size of an initiation.
+const DATAGRAM_ROOM: usize = TUNNEL_MTU + 32;
+
+/// Room for decrypting: the largest UDP payload, so that no datagram is too long for it.
+const SCRATCH_BYTES: usize = 65_536;
+
+/// Events that may wait for the shell; beyond it the oldest of least use are dropped and counted.
+const EVENTS_MAX: usize = 65_536;
+
+/// Type 1 of control.md §4.4: a local address.
+const ENDPOINT_LOCAL: u8 = 1;
+
+/// Everything a node needs to know at birth. Plain data.
+#[derive(Debug)]
+pub struct NodeConfig {
+    /// How to register.
+    pub control: ControlConfig,
+    /// The stored node key, if this node has registered before.
+    pub node_key: Option<NodePrivate>,
+    /// Limits and buffer sizes of TCP.
+    pub tcp: TcpConfig,
+}
+
+/// What happened, for the shell to act upon.
+#[derive(Debug)]
+pub enum NodeEvent {
+    /// The key was accepted by control: write it down before it is used again.
+    NodeKey(NodePrivate),
+    /// The first netmap arrived: the node has addresses.
+    Up,
+    /// The netmap changed; whoever watches should look again.
+    NetmapChanged,
+    /// Something happened to a connection or a listener.
+    Tcp(TcpEvent),
+    /// A direct path to a peer came up, moved or was lost.
+    Path(PathEvent),
+    /// A person must visit this address.
+    NeedsLogin {
+        /// The address, as control gave it.
+        url: String,
+    },
+    /// Control refused us; it is tried again with back-off.
+    Refused {
+        /// Control's own words, capped.
+        reason: String,
+    },
+    /// The map stream ended; it is tried again with back-off.
+    ControlDown {
+        /// Why.
+        reason: String,
+    },
+    /// Give a control request up without answering for it.
+    CancelControl {
+        /// The request.
+        id: RequestId,
+        /// Give up the connection under it too.
+        reconnect: bool,
+    },
+}
+
+/// A tailnet node without its IO. See the module's text for the order of calls.
+#[derive(Debug)]
+pub struct Node {
+    control: Control,
+    netmap: Netmap,
+    filter: Filter,
+    addresses: Vec<IpAddr>,
+    plane: Option<Plane>,
+    disco: DiscoPrivate,
+    tcp: TcpIp,
+    out: TransmitBatch,
+    events: VecDeque<NodeEvent>,
+    endpoints: Vec<SocketAddr>,
+    rng: ChaCha20Rng,
+    scratch: Box<[u8]>,
+    counts: DropCounts,
+    datagrams_in: u64,
+    was_up: bool,
+}
+
+impl Node {
+    /// A node that knows nothing but its configuration. `seed` must come from a secure source: nonces
+    /// of disco messages and initial sequence numbers are drawn from it.
+    pub fn new(config: NodeConfig, seed: [u8; 32], now: Instant) -> Self {
+        let mut rng = ChaCha20Rng::from_seed(seed);
+        let disco = DiscoPrivate::generate(&mut rng);
+        let tcp = TcpIp::new(config.tcp, rng.next_u64(), now);
+        let mut control_seed = [0_u8; 32];
+        rng.fill_bytes(&mut control_seed);
+        let stored = config.node_key.clone();
+        let control = Control::new(
+            config.control,
+            config.node_key,
+            disco.public(),
+            control_seed,
+            now,
+        );
+        let mut node = Self {
+            control,
+            netmap: Netmap::default(),
+            filter: Filter::drop_all(),
+            addresses: Vec::new(),
+            plane: None,
+            disco,
+            tcp,
+            out: TransmitBatch::default(),
+            events: VecDeque::new(),
+            endpoints: Vec::new(),
+            rng,
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            counts: DropCounts::default(),
+            datagrams_in: 0,
+            was_up: false,
+        };
+        if let Some(key) = stored {
+            node.adopt_key(&key);
+        }
+        node
+    }
+
+    /// Tells the node at which UDP addresses it can be reached; control and peers learn of them.
+    pub fn set_endpoints(&mut self, now: Instant, endpoints: Vec<SocketAddr>) {
+        self.endpoints = endpoints;
+        self.publish_network(now);
+    }
+
+    /// A datagram from the UDP socket. Whatever it holds, it costs a counter at worst.
+    pub fn handle_datagram(&mut self, now: Instant, src: SocketAddr, datagram: &[u8]) {
+        self.datagrams_in += 1;
+        let Some(plane) = &mut self.plane else {
+            self.counts.before_netmap += 1;
+            return;
+        };
+        if disco::looks_like_disco(datagram) {
+            plane.paths.handle_datagram(now, src, datagram);
+            return;
+        }
+        let netmap = &self.netmap;
+        let mut is_peer = |key: &NodePublic| netmap.peer(key).is_some();
+        let received =
+            plane
+                .tunnels
+                .handle_datagram(now, src.ip(), datagram, &mut is_peer, &mut self.scratch);
+        match received {
+            Received::Packet { peer, packet } => {
+                let mut inner = Inner {
+                    netmap,
+                    filter: &mut self.filter,
+                    tcp: &mut self.tcp,
+                    counts: &mut self.counts,
+                };
+                let answer = inner.handle(now, &peer, packet);
+                plane.drain(now, &peer, &mut self.out);
+                if let Some(answer) = answer {
+                    plane.send_packet(now, &peer, &answer, &mut self.out);
+                }
+            }
+            Received::Send { peer, datagram } => {
+                plane.send_datagram(now, &peer, datagram, &mut self.out);
+                plane.drain(now, &peer, &mut self.out);
+            }
+            Received::Keepalive { peer } => plane.drain(now, &peer, &mut self.out),
+            Received::Cookie { datagram } => self.out.push(src, datagram),
+            Received::Nothing => {}
+        }
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.control.handle_timeout(now);
+        if let Some(plane) = &mut self.plane {
+            plane.paths.handle_timeout(now);
+            plane.tick_tunnels(now, &mut self.out);
+        }
+    }
+
+    /// The wall clock in seconds since 1970: peers whose key has expired drop out of the netmap.
+    pub fn handle_wall_time(&mut self, now: Instant, unix_seconds: i64) {
+        let changed = self.netmap.handle_wall_time(unix_seconds);
+        if changed.filter {
+            self.filter.replace_rules(self.netmap.rule_set());
+        }
+        if changed.peers
+            && let Some(plane) = &mut self.plane
+        {
+            plane.set_peers(now, &self.netmap);
+        }
+    }
+
+    /// Ends a batch: polls the connections that were touched or are due, once each, and turns what
+    /// they have to say into datagrams.
+    pub fn flush(&mut self, now: Instant) {
+        self.drain_control(now);
+        self.drain_paths(now);
+        let Self {
+            tcp,
+            plane,
+            netmap,
+            filter,
+            out,
+            counts,
+            ..
+        } = self;
+        // Packets come in runs to one peer: look its key up once per run.
+        let mut last: Option<(IpAddr, NodePublic)> = None;
+        tcp.poll(now, &mut |packet| {
+            let Some(plane) = plane.as_mut() else { return };
+            let Ok(view) = PacketView::parse(packet) else {
+                return;
+            };
+            let peer = match last {
+                Some((addr, peer)) if addr == view.dst => peer,
+                _ => {
+                    let Some(peer) = netmap.route(view.dst) else {
+                        counts.no_route += 1;
+                        return;
+                    };
+                    last = Some((view.dst, peer));
+                    peer
+                }
+            };
+            filter.note_out(packet);
+            plane.send_packet(now, &peer, packet, out);
+        });
+        self.drain_paths(now);
+        while let Some(event) = self.tcp.poll_event() {
+            self.push_event(NodeEvent::Tcp(event));
+        }
+    }
+
+    /// Whether a call since the last flush left something to be sent.
+    pub fn needs_flush(&self) -> bool {
+        self.tcp.needs_poll()
+    }
+
+    /// Exchanges the filled batch for an empty one.
+    pub fn take_transmits(&mut self, empty: &mut TransmitBatch) {
+        std::mem::swap(&mut self.out, empty);
+    }
+
+    /// What happened, oldest first.
+    pub fn poll_event(&mut self) -> Option<NodeEvent> {
+        self.events.pop_front()
+    }
+
+    /// The next moment at which [`Node::handle_timeout`] and [`Node::flush`] have work to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let plane = self.plane.as_ref();
+        [
+            self.control.poll_timeout(),
+            self.tcp.poll_timeout(),
+            plane.and_then(|plane| plane.paths.poll_timeout()),
+            plane.and_then(|plane| plane.tunnels.poll_timeout()),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// What control is to be asked next; the shell carries it out and calls the handle_control methods.
+    pub fn poll_control(&mut self, now: Instant) -> Option<ControlRequest> {
+        self.control.poll_request(now)
+    }
+
+    /// The control client, to give it answers. Call [`Node::flush`] afterwards.
+    pub fn control(&mut self) -> &mut Control {
+        &mut self.control
+    }
+
+    /// TCP, for streams and listeners.
+    pub fn tcp(&mut self) -> &mut TcpIp {
+        &mut self.tcp
+    }
+
+    /// Opens a connection to a peer's tailnet address; returns it and our end of it.
+    ///
+    /// # Errors
+    /// [`ConnectError`]; `Unaddressable` when no peer has the address or we have none of its family.
+    pub fn connect(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+    ) -> Result<(ConnId, SocketAddr), ConnectError> {
+        let family = |addr: &&IpAddr| addr.is_ipv4() == remote.is_ipv4();
+        let own = self.addresses.iter().find(family).copied();
+        let nowhere =
+            ConnectError::Unaddressable(own.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), remote);
+        let own = own.ok_or(nowhere)?;
+        self.netmap.route(remote.ip()).ok_or(nowhere)?;
+        let conn = self.tcp.connect(now, own, remote, &mut self.rng)?;
+        let (local, _) = self.tcp.address_pair(conn).ok_or(nowhere)?;
+        Ok((conn, local))
+    }
+
+    /// The tailnet as last told.
+    pub fn netmap(&self) -> &Netmap {
+        &self.netmap
+    }
+
+    /// A picture of the node and its peers.
+    pub fn status(&self) -> NodeStatus {
+        let own = self.netmap.self_node();
+        let peers = self.netmap.peers().map(|peer| {
+            let path = self
+                .plane
+                .as_ref()
+                .and_then(|plane| plane.paths.status(&peer.key));
+            PeerStatus {
+                key: peer.key,
+                name: peer.name.trim_end_matches('.').to_owned(),
+                addresses: peer.addresses.iter().map(ipnet::IpNet::addr).collect(),
+                online: peer.online,
+                direct: path.as_ref().and_then(|path| path.best),
+                latency: path.as_ref().and_then(|path| path.latency),
+                session: self
+                    .plane
+                    .as_ref()
+                    .is_some_and(|p| p.tunnels.has_session(&peer.key)),
+            }
+        });
+        NodeStatus {
+            name: own
+                .map(|node| node.name.trim_end_matches('.').to_owned())
+                .unwrap_or_default(),
+            stable_id: own.map(|node| node.stable_id.clone()).unwrap_or_default(),
+            addresses: self.addresses.clone(),
+            peers: peers.collect(),
+        }
+    }
+
+    /// The node's counters.
+    pub fn stats(&self) -> NodeStats {
+        NodeStats {
+            datagrams_in: self.datagrams_in,
+            drops: self.counts,
+            held_dropped: self.plane.as_ref().map_or(0, |plane| plane.held.dropped()),
+            tcp: self.tcp.stats(),
+        }
+    }
+
+    fn drain_control(&mut self, now: Instant) {
+        while let Some(event) = self.control.poll_event() {
+            match event {
+                ControlEvent::NodeKey(key) => {
+                    self.adopt_key(&key);
+                    self.push_event(NodeEvent::NodeKey(key));
+                }
+                ControlEvent::Map(map) => self.apply_map(now, *map),
+                ControlEvent::StreamUp => self.netmap.begin_stream(),
+                ControlEvent::StreamDown { reason } => {
+                    self.push_event(NodeEvent::ControlDown { reason });
+                }
+                ControlEvent::NeedsLogin { url } => self.push_event(NodeEvent::NeedsLogin { url }),
+                ControlEvent::Refused { reason } => self.push_event(NodeEvent::Refused { reason }),
+                ControlEvent::NodeRemoved => self.push_event(NodeEvent::Refused {
+                    reason: "control has forgotten this node".to_owned(),
+                }),
+                ControlEvent::Cancel { id, reconnect } => {
+                    self.push_event(NodeEvent::CancelControl { id, reconnect });
+                }
+                ControlEvent::Registered => {}
+            }
+        }
+    }
+
+    /// A new node key is a new WireGuard identity: tunnels and paths begin anew.
+    fn adopt_key(&mut self, key: &NodePrivate) {
+        if self
+            .plane
+            .as_ref()
+            .is_some_and(|plane| plane.node == key.public())
+        {
+            return;
+        }
+        let mut seed = [0_u8; 32];
+        self.rng.fill_bytes(&mut seed);
+        self.plane = Some(Plane::new(key, self.disco.clone(), seed));
+    }
+
+    fn apply_map(&mut self, now: Instant, map: MapResponse) {
+        let changed = match self.netmap.apply(map) {
+            Ok(changed) => changed,
+            Err(error) => {
+                // What was known stays in force: a map that breaks a limit must not disarm us.
+                self.push_event(NodeEvent::ControlDown {
+                    reason: error.to_string(),
+                });
+                return;
+            }
+        };
+        if changed.self_node {
+            self.addresses = self.netmap.addresses();
+            self.tcp.set_addresses(&self.addresses);
+        }
+        if changed.filter || changed.self_node || changed.peers {
+            self.filter.replace_rules(self.netmap.rule_set());
+        }
+        if (changed.peers || changed.self_node)
+            && let Some(plane) = &mut self.plane
+        {
+            plane.set_peers(now, &self.netmap);
+        }
+        if changed.derp_map {
+            self.publish_network(now);
+        }
+        if self.was_up {
+            self.push_event(NodeEvent::NetmapChanged);
+        } else if !self.addresses.is_empty() {
+            self.was_up = true;
+            self.push_event(NodeEvent::Up);
+        }
+    }
+
+    /// Peers send their first packets to our home region, so one must be named even before it is
+    /// measured: the lowest that may be a home.
+    fn publish_network(&mut self, now: Instant) {
+        let home = self.netmap.derp_map().and_then(|map| {
+            let regions = map.regions.as_ref()?.values().flatten();
+            regions
+                .filter(|r| !r.avoid && !r.no_measure_no_home)
+                .map(|r| r.region_id)
+                .min()
+        });
+        let net_info = NetInfo {
+            preferred_derp: home.unwrap_or(0),
+            working_udp: Some(true),
+            ..NetInfo::default()
+        };
+        let endpoints = self
+            .endpoints
+            .iter()
+            .map(|addr| (*addr, ENDPOINT_LOCAL))
+            .collect();
+        self.control.set_network(now, endpoints, net_info);
+    }
+
+    fn drain_paths(&mut self, now: Instant) {
+        let Some(plane) = &mut self.plane else { return };
+        let mut told = Vec::new();
+        while let Some(event) = plane.paths.poll_event() {
+            if let PathEvent::Up {
+                peer,
+                asked_by_peer,
+                ..
+            } = &event
+            {
+                plane.path_is_up(now, peer, *asked_by_peer, &mut self.out);
+            }
+            told.push(event);
+        }
+        while let Some((addr, datagram)) = plane.paths.poll_transmit() {
+            self.out.push(addr, &datagram);
+        }
+        for event in told {
+            self.push_event(NodeEvent::Path(event));
+        }
+    }
+
+    fn push_event(&mut self, event: NodeEvent) {
+        if self.events.len() >= EVENTS_MAX {
+            self.counts.events += 1;
+            return;
+        }
+        self.events.push_back(event);
+    }
+}
+
+/// What a decrypted packet meets on its way to TCP.
+struct Inner<'a> {
+    netmap: &'a Netmap,
+    filter: &'a mut Filter,
+    tcp: &'a mut TcpIp,
+    counts: &'a mut DropCounts,
+}
+
+impl Inner<'_> {
+    /// Checks the packet and hands it on; returns a packet to send back, if one is due.
+    fn handle(&mut self, now: Instant, peer: &NodePublic, packet: &[u8]) -> Option<Vec<u8>> {
+        let Ok(view) = PacketView::parse(packet) else {
+            self.counts.malformed += 1;
+            return None;
+        };
+        if !self.netmap.source_allowed(peer, view.src) {
+            self.counts.source_not_allowed += 1;
+            return None;
+        }
+        if view.protocol == tsmp::PROTOCOL {
+            return tsmp::answer(view.src, view.dst, view.payload);
+        }
+        let node = self.netmap.peer(peer)?;
+        let has_cap = |cap: &str| self.netmap.source_has_cap(view.src, cap);
+        match self.filter.check_in_view(&view, node.is_jailed, &has_cap) {
+            Verdict::Accept => self.tcp.handle_packet(now, packet),
+            Verdict::Drop(_) => self.counts.filtered += 1,
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;

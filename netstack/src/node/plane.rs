@@ -1,0 +1,149 @@
+//! The data plane of one node key: tunnels, paths, and datagrams that wait for a path.
+//!
+//! Invariant: a datagram for a peer leaves only for an address that this peer has proven, or waits,
+//! bounded, until there is one. A new node key gets a new plane. Called by `node`.
+
+use std::time::Instant;
+
+use super::DATAGRAM_ROOM;
+use super::held::Held;
+use super::transmit::TransmitBatch;
+use crate::key::{DiscoPrivate, NodePrivate, NodePublic};
+use crate::netmap::Netmap;
+use crate::path::{Paths, PeerPath};
+use crate::wireguard::{Encapsulated, Tunnels};
+
+#[derive(Debug)]
+pub(super) struct Plane {
+    pub(super) node: NodePublic,
+    pub(super) tunnels: Tunnels,
+    pub(super) paths: Paths,
+    pub(super) held: Held,
+    scratch: Box<[u8]>,
+}
+
+impl Plane {
+    pub(super) fn new(key: &NodePrivate, disco: DiscoPrivate, seed: [u8; 32]) -> Self {
+        Self {
+            node: key.public(),
+            tunnels: Tunnels::new(key),
+            paths: Paths::new(disco, key.public(), seed),
+            held: Held::default(),
+            scratch: vec![0; DATAGRAM_ROOM].into_boxed_slice(),
+        }
+    }
+
+    /// Encrypts an IP packet for `peer` and sends it; begins a handshake where there is no session.
+    pub(super) fn send_packet(
+        &mut self,
+        now: Instant,
+        peer: &NodePublic,
+        packet: &[u8],
+        out: &mut TransmitBatch,
+    ) {
+        let Self {
+            tunnels,
+            paths,
+            held,
+            scratch,
+            ..
+        } = self;
+        let length = |outcome| match outcome {
+            Encapsulated::Datagram(len) | Encapsulated::HandshakeStarted(len) => Some(len),
+            Encapsulated::Queued | Encapsulated::Dropped => None,
+        };
+        if let Some(addr) = paths.route(now, peer) {
+            out.write(addr, DATAGRAM_ROOM, |room| {
+                length(tunnels.encapsulate(now, peer, packet, room))
+            });
+        } else if let Some(len) = length(tunnels.encapsulate(now, peer, packet, scratch))
+            && let Some(datagram) = scratch.get(..len)
+        {
+            held.push(now, peer, datagram);
+        }
+    }
+
+    /// Sends a finished WireGuard datagram, or keeps it until a path is known.
+    pub(super) fn send_datagram(
+        &mut self,
+        now: Instant,
+        peer: &NodePublic,
+        datagram: &[u8],
+        out: &mut TransmitBatch,
+    ) {
+        match self.paths.route(now, peer) {
+            Some(addr) => out.push(addr, datagram),
+            None => self.held.push(now, peer, datagram),
+        }
+    }
+
+    /// Sends the packets that waited for the session which has just come up.
+    pub(super) fn drain(&mut self, now: Instant, peer: &NodePublic, out: &mut TransmitBatch) {
+        while let Some(datagram) = self.tunnels.drain(peer, &mut self.scratch) {
+            match self.paths.route(now, peer) {
+                Some(addr) => out.push(addr, datagram),
+                None => self.held.push(now, peer, datagram),
+            }
+        }
+    }
+
+    /// Lets WireGuard's timers run: rekeys, keepalives, handshake retries.
+    pub(super) fn tick_tunnels(&mut self, now: Instant, out: &mut TransmitBatch) {
+        let Self {
+            tunnels,
+            paths,
+            held,
+            ..
+        } = self;
+        tunnels.handle_timeout(now, &mut |peer, datagram| match paths.route(now, peer) {
+            Some(addr) => out.push(addr, datagram),
+            None => held.push(now, peer, datagram),
+        });
+    }
+
+    /// A path came up: what waited goes out. If the peer asked for it, its own handshake is probably
+    /// lost (we hear no relay yet) and its next try is 5 s away, so we begin one.
+    pub(super) fn path_is_up(
+        &mut self,
+        now: Instant,
+        peer: &NodePublic,
+        asked_by_peer: bool,
+        out: &mut TransmitBatch,
+    ) {
+        let waiting = self.held.take(now, peer);
+        let idle = waiting.is_empty();
+        for datagram in waiting {
+            self.send_datagram(now, peer, &datagram, out);
+        }
+        let Self {
+            tunnels,
+            paths,
+            scratch,
+            ..
+        } = self;
+        if idle
+            && asked_by_peer
+            && let Some(datagram) = tunnels.initiate(now, peer, scratch)
+            && let Some(addr) = paths.route(now, peer)
+        {
+            out.push(addr, datagram);
+        }
+    }
+
+    /// Follows the netmap: peers that left lose tunnel, path and what waited for them.
+    pub(super) fn set_peers(&mut self, now: Instant, netmap: &Netmap) {
+        let peers: Vec<PeerPath> = netmap
+            .peers()
+            .map(|peer| PeerPath {
+                node: peer.key,
+                disco: peer.disco_key,
+                endpoints: peer.endpoints.clone(),
+                home_derp: peer.home_derp,
+            })
+            .collect();
+        self.paths.set_peers(now, &peers);
+        let keep = |key: &NodePublic| netmap.peer(key).is_some();
+        self.tunnels.retain_peers(&keep);
+        self.held.retain(keep);
+    }
+}

@@ -1,0 +1,372 @@
+//! Two nodes on an in-memory wire with virtual time: from the first SYN to the last byte.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests need some instant to count from"
+)]
+
+use std::time::Duration;
+
+use super::*;
+use crate::key::DiscoPublic;
+use crate::tailcfg::{FilterRule, NetPortRange, Node as TailNode, PortRange, UserProfile};
+use crate::tcpip::{TcpConfig, TcpError};
+
+/// One end of the wire.
+struct Host {
+    node: Node,
+    addr: SocketAddr,
+    key: NodePrivate,
+    /// The whole datagrams that left, for tests that look at the wire.
+    sent: Vec<Vec<u8>>,
+}
+
+struct Wire {
+    now: Instant,
+    hosts: [Host; 2],
+    /// Data messages lost on the way, by number. Handshakes are not: boringtun repeats them by its
+    /// own clock.
+    lose: fn(usize) -> bool,
+    carried: usize,
+}
+
+fn host(n: u8) -> Host {
+    let start = Instant::now();
+    let key = NodePrivate::from_bytes([n; 32]);
+    let config = NodeConfig {
+        control: ControlConfig {
+            hostname: format!("host{n}"),
+            auth_key: None,
+            ephemeral: false,
+            app: "test".to_owned(),
+            version_text: "0".to_owned(),
+            capability_version: 130,
+        },
+        node_key: Some(key.clone()),
+        tcp: TcpConfig::default(),
+    };
+    let node = Node::new(config, [n; 32], start);
+    Host {
+        node,
+        addr: SocketAddr::from(([192, 0, 2, n], 41641)),
+        key,
+        sent: Vec::new(),
+    }
+}
+
+fn tail_node(n: u8, host: &Host) -> TailNode {
+    let addresses = vec![
+        format!("100.64.0.{n}/32").parse().unwrap(),
+        format!("fd7a:115c:a1e0::{n}/128").parse().unwrap(),
+    ];
+    TailNode {
+        id: i64::from(n),
+        stable_id: format!("n{n}"),
+        name: format!("host{n}.tail.test."),
+        user: 1,
+        key: host.key.public(),
+        disco_key: disco_of(host),
+        addresses,
+        endpoints: vec![host.addr],
+        machine_authorized: true,
+        ..TailNode::default()
+    }
+}
+
+fn disco_of(host: &Host) -> DiscoPublic {
+    host.node.disco.public()
+}
+
+fn allow_all() -> Vec<FilterRule> {
+    vec![FilterRule {
+        src_ips: vec!["*".to_owned()],
+        dst_ports: vec![NetPortRange {
+            ip: "*".to_owned(),
+            bits: None,
+            ports: PortRange {
+                first: 0,
+                last: 65535,
+            },
+        }],
+        ..FilterRule::default()
+    }]
+}
+
+impl Wire {
+    fn new(filter: &[FilterRule]) -> Self {
+        let mut hosts = [host(1), host(2)];
+        let nodes = [tail_node(1, &hosts[0]), tail_node(2, &hosts[1])];
+        let now = Instant::now();
+        for (own, host) in hosts.iter_mut().enumerate() {
+            let map = MapResponse {
+                node: Some(nodes[own].clone()),
+                peers: vec![nodes[1 - own].clone()],
+                packet_filter: Some(filter.to_vec()),
+                user_profiles: vec![UserProfile {
+                    id: 1,
+                    login_name: "alice@example.com".to_owned(),
+                    display_name: "Alice".to_owned(),
+                }],
+                ..MapResponse::default()
+            };
+            host.node.apply_map(now, map);
+        }
+        Self {
+            now,
+            hosts,
+            lose: |_| false,
+            carried: 0,
+        }
+    }
+
+    /// Carries datagrams to and fro until nothing moves; returns whether anything did.
+    fn settle(&mut self) -> bool {
+        let mut moved = false;
+        for _ in 0..10_000 {
+            let mut any = false;
+            for from in 0..2 {
+                let now = self.now;
+                let node = &mut self.hosts[from].node;
+                node.flush(now);
+                // Control never answers here; the map was given by hand.
+                while node.poll_control(now).is_some() {}
+                let mut batch = TransmitBatch::default();
+                self.hosts[from].node.take_transmits(&mut batch);
+                for run in batch.iter() {
+                    for datagram in run.contents.chunks(run.segment_bytes) {
+                        any = true;
+                        self.hosts[from].sent.push(datagram.to_vec());
+                        let is_data = datagram.first() == Some(&4);
+                        self.carried += usize::from(is_data);
+                        let to = self
+                            .hosts
+                            .iter()
+                            .position(|host| host.addr == run.destination);
+                        let src = self.hosts[from].addr;
+                        if let Some(to) = to
+                            && !(is_data && (self.lose)(self.carried))
+                        {
+                            self.hosts[to].node.handle_datagram(self.now, src, datagram);
+                        }
+                    }
+                }
+            }
+            moved |= any;
+            if !any {
+                return moved;
+            }
+        }
+        panic!("the wire never falls silent");
+    }
+
+    /// Lets time pass up to the next deadline of either host.
+    fn step(&mut self) {
+        self.settle();
+        let next = self
+            .hosts
+            .iter()
+            .filter_map(|host| host.node.poll_timeout())
+            .min();
+        let limit = self.now + Duration::from_secs(1);
+        self.now = next.map_or(limit, |at| at.clamp(self.now, limit));
+        for host in &mut self.hosts {
+            host.node.handle_timeout(self.now);
+        }
+        self.settle();
+        for host in &self.hosts {
+            let next = host.node.poll_timeout();
+            assert!(
+                next.is_none_or(|at| at > self.now),
+                "a deadline that has passed stays due"
+            );
+        }
+    }
+
+    fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
+        let begin = self.now;
+        while !done(self) {
+            assert!(
+                self.now < begin + Duration::from_secs(60),
+                "not within a minute: {what}"
+            );
+            self.step();
+        }
+    }
+
+    /// A connection from host 1 to `port` of host 2, both ends.
+    fn connection(&mut self, remote: &str) -> (ConnId, ConnId) {
+        let remote: SocketAddr = remote.parse().unwrap();
+        let (near, _) = self.hosts[0].node.connect(self.now, remote).unwrap();
+        let mut far = None;
+        self.until("a connection", |wire| {
+            far = far.or_else(|| {
+                wire.hosts[1]
+                    .node
+                    .tcp()
+                    .accept(remote.port())
+                    .map(|a| a.conn)
+            });
+            far.is_some()
+        });
+        (near, far.unwrap())
+    }
+}
+
+#[test]
+fn bytes_cross_the_tunnel_on_both_families_and_in_both_directions() {
+    for remote in ["100.64.0.2:80", "[fd7a:115c:a1e0::2]:80"] {
+        let mut wire = Wire::new(&allow_all());
+        wire.hosts[1].node.tcp().listen(80, 4).unwrap();
+        let (near, far) = wire.connection(remote);
+        for (from, to, sender, receiver) in [(0, 1, near, far), (1, 0, far, near)] {
+            let text: Vec<u8> = (0..300_000_u32)
+                .map(|n| u8::try_from(n % 251).unwrap())
+                .collect();
+            let (mut sent, mut got) = (0, Vec::new());
+            wire.until("all bytes", |wire| {
+                while sent < text.len() {
+                    match wire.hosts[from].node.tcp().send(sender, &text[sent..]) {
+                        Ok(count) => sent += count,
+                        Err(TcpError::WouldBlock) => break,
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                let mut buf = [0; 4096];
+                while let Ok(count @ 1..) = wire.hosts[to].node.tcp().recv(receiver, &mut buf) {
+                    got.extend_from_slice(&buf[..count]);
+                }
+                got.len() >= text.len()
+            });
+            assert!(got == text);
+        }
+    }
+}
+
+#[test]
+fn without_a_rule_no_connection_gets_in() {
+    let mut wire = Wire::new(&[]);
+    wire.hosts[1].node.tcp().listen(80, 4).unwrap();
+    let remote = "100.64.0.2:80".parse().unwrap();
+    let (_, _) = wire.hosts[0].node.connect(wire.now, remote).unwrap();
+    for _ in 0..200 {
+        wire.step();
+    }
+    assert!(wire.hosts[1].node.tcp().accept(80).is_none());
+    assert!(wire.hosts[1].node.stats().drops.filtered > 0);
+}
+
+#[test]
+fn a_node_without_a_netmap_drops_everything_and_says_so() {
+    let mut lonely = host(9);
+    lonely.node.plane = None;
+    let now = Instant::now();
+    for len in [0, 1, 62, 124, 148, 1312, 65_507] {
+        lonely.node.handle_datagram(now, lonely.addr, &vec![1; len]);
+    }
+    lonely.node.flush(now);
+    assert_eq!(lonely.node.stats().drops.before_netmap, 7);
+    assert!(
+        lonely
+            .node
+            .connect(now, "100.64.0.2:80".parse().unwrap())
+            .is_err()
+    );
+}
+
+#[test]
+fn lost_datagrams_delay_a_connection_but_do_not_end_it() {
+    let mut wire = Wire::new(&allow_all());
+    wire.lose = |n| n % 3 == 0;
+    wire.hosts[1].node.tcp().listen(80, 4).unwrap();
+    let (near, far) = wire.connection("100.64.0.2:80");
+    assert_eq!(wire.hosts[0].node.tcp().send(near, b"hello").unwrap(), 5);
+    let mut got = Vec::new();
+    wire.until("five bytes", |wire| {
+        let mut buf = [0; 16];
+        if let Ok(count) = wire.hosts[1].node.tcp().recv(far, &mut buf) {
+            got.extend_from_slice(&buf[..count]);
+        }
+        got == b"hello"
+    });
+}
+
+#[test]
+fn no_plaintext_and_no_keystroke_sizes_cross_the_wire() {
+    let mut wire = Wire::new(&allow_all());
+    wire.hosts[1].node.tcp().listen(80, 4).unwrap();
+    let (near, _) = wire.connection("100.64.0.2:80");
+    wire.hosts[0].sent.clear();
+    for len in 1..40 {
+        let secret = vec![b'Q'; len];
+        assert_eq!(wire.hosts[0].node.tcp().send(near, &secret).unwrap(), len);
+        wire.step();
+    }
+    let data: Vec<_> = wire.hosts[0].sent.iter().filter(|d| d[0] == 4).collect();
+    assert!(data.len() >= 39);
+    for datagram in data {
+        assert_eq!(
+            datagram.len() % 16,
+            0,
+            "an unpadded datagram of {}",
+            datagram.len()
+        );
+        assert!(!datagram.windows(8).any(|window| window == b"QQQQQQQQ"));
+    }
+}
+
+#[test]
+fn a_ping_inside_the_tunnel_is_answered() {
+    let mut wire = Wire::new(&allow_all());
+    wire.hosts[1].node.tcp().listen(80, 4).unwrap();
+    wire.connection("100.64.0.2:80");
+    // An echo request from host 1, as a peer's kernel would send it.
+    let mut echo = vec![
+        0x45, 0, 0, 36, 0, 0, 0, 0, 64, 1, 0, 0, 100, 64, 0, 1, 100, 64, 0, 2,
+    ];
+    let sum = tsmp::header_checksum(&echo);
+    echo.splice(10..12, sum.to_be_bytes());
+    let mut icmp = vec![8, 0, 0, 0, 0, 7, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8];
+    let sum = tsmp::header_checksum(&icmp);
+    icmp.splice(2..4, sum.to_be_bytes());
+    echo.extend_from_slice(&icmp);
+    let (now, peer) = (wire.now, wire.hosts[1].key.public());
+    let Host { node, .. } = &mut wire.hosts[0];
+    let Node { plane, out, .. } = node;
+    plane.as_mut().unwrap().send_packet(now, &peer, &echo, out);
+    let before = wire.hosts[0].node.stats().tcp.packets_in;
+    wire.settle();
+    assert_eq!(
+        wire.hosts[0].node.stats().tcp.packets_in,
+        before + 1,
+        "the echo reply"
+    );
+}
+
+#[test]
+fn a_peer_that_leaves_the_netmap_is_deaf_and_dumb() {
+    let mut wire = Wire::new(&allow_all());
+    wire.hosts[1].node.tcp().listen(80, 4).unwrap();
+    let (near, far) = wire.connection("100.64.0.2:80");
+    wire.settle();
+    let gone = MapResponse {
+        peers_removed: vec![1],
+        ..MapResponse::default()
+    };
+    let now = wire.now;
+    wire.hosts[1].node.apply_map(now, gone);
+    wire.hosts[0].node.tcp().send(near, b"anyone?").unwrap();
+    for _ in 0..50 {
+        wire.step();
+    }
+    let mut buf = [0; 16];
+    assert_eq!(
+        wire.hosts[1].node.tcp().recv(far, &mut buf),
+        Err(TcpError::WouldBlock)
+    );
+    assert!(
+        wire.hosts[1]
+            .node
+            .netmap()
+            .whois("100.64.0.1".parse().unwrap(), "100.64.0.2".parse().unwrap())
+            .is_none()
+    );
+}
