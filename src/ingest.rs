@@ -32,9 +32,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::Identity;
+use crate::store::Opening;
 use response::{ResponseBody, refusal};
-use sink::Opening;
-pub use sink::{Identity, RecordingSink, RecordingWriter};
+pub use sink::{RecordingSink, RecordingWriter};
 use upload::UploadConfig;
 
 /// Path of session uploads with ack frames.

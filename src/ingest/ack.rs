@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::sink::StreamOffset;
+use crate::ids::StreamOffset;
 
 /// Longest text of an error frame; it is shown to a person on a terminal.
 pub const ERROR_TEXT_BYTES_MAX: usize = 512;

@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::response::{self, FrameSender, ResponseBody};
-use super::sink::{Durable, End, RecordingWriter};
+use super::sink::RecordingWriter;
 use super::upload::{Upload, UploadConfig, UploadEnd};
+use crate::store::{Durable, End};
 
 /// Timer of an upload that waits for nothing.
 const FAR_FUTURE: Duration = Duration::from_secs(24 * 60 * 60);

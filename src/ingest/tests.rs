@@ -132,7 +132,13 @@ async fn the_response_is_held_open_for_a_moment_after_the_body_ended() {
 #[tokio::test(start_paused = true)]
 async fn a_refusal_is_one_headers_frame_with_end_stream_and_no_body() {
     let table = [
-        (Mood::Refusing, "POST", "/v2/record", "503", "disk full?"),
+        (
+            Mood::Refusing,
+            "POST",
+            "/v2/record",
+            "503",
+            "write disk full?: no answer in time",
+        ),
         (
             Mood::PanicsAtBegin,
             "POST",
@@ -275,9 +281,15 @@ async fn a_failed_store_ends_the_upload_with_an_error_frame() {
     sink.until_received(0, HEADER.len()).await;
     sink.fail(0, "no space left");
     let frames = recording.rest().await;
-    assert_eq!(frames.last().unwrap(), "{\"error\":\"no space left\"}\n");
+    assert_eq!(
+        frames.last().unwrap(),
+        "{\"error\":\"write no space left: no answer in time\"}\n"
+    );
     let end = sink.until_ended(0).await;
-    assert_eq!((end.clean, end.reason.as_str()), (false, "no space left"));
+    assert_eq!(
+        (end.clean, end.reason.as_str()),
+        (false, "write no space left: no answer in time")
+    );
 }
 
 #[tokio::test(start_paused = true)]

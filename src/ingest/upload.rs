@@ -13,8 +13,9 @@
 use std::time::{Duration, Instant};
 
 use super::ack::{AckFrame, AckSchedule};
-use super::sink::{ContentFacts, StreamOffset};
 use crate::asciicast::parser::Parser;
+use crate::ids::StreamOffset;
+use crate::store::ContentFacts;
 
 /// The intervals of an upload.
 #[derive(Debug, Clone, Copy)]

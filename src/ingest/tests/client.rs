@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::memory_sink::MemorySink;
-use crate::ingest::sink::Identity;
+use crate::access::Identity;
 use crate::ingest::{IngestConfig, serve_connection};
 
 pub(super) const DATA: u8 = 0;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::ingest::sink::{
-    Durable, End, Opening, RecordingSink, RecordingWriter, Sealed, SinkError, StreamOffset,
-};
+use crate::ids::{RecordingId, StreamOffset};
+use crate::ingest::{RecordingSink, RecordingWriter};
+use crate::store::{Durable, End, Opening, SealedRecording, StoreError};
 
 /// What the store does on its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl MemorySink {
 
     /// Gives a recording up.
     pub(super) fn fail(&self, index: usize, reason: &str) {
-        let error = Arc::new(SinkError(reason.to_owned()));
+        let error = Arc::new(broken(reason));
         self.with(index, |recorded| {
             recorded
                 .durable
@@ -116,14 +116,22 @@ impl MemorySink {
     }
 }
 
+/// A store's error: `write <what>: no answer in time`.
+fn broken(what: &str) -> StoreError {
+    StoreError::Unanswered {
+        step: "write",
+        name: what.to_owned(),
+    }
+}
+
 impl RecordingSink for MemorySink {
     type Writer = MemoryWriter;
 
-    fn begin(&self, opening: Opening) -> Result<MemoryWriter, SinkError> {
+    fn begin(&self, opening: Opening) -> Result<MemoryWriter, StoreError> {
         let mood = *self.mood.borrow();
         assert!(mood != Mood::PanicsAtBegin, "asked to panic");
         if mood == Mood::Refusing {
-            return Err(SinkError("disk full\n".to_owned()));
+            return Err(broken("disk full\n"));
         }
         let mut recordings = self.recordings.lock().unwrap();
         recordings.push(Recorded {
@@ -148,11 +156,11 @@ pub(super) struct MemoryWriter {
 }
 
 impl RecordingWriter for MemoryWriter {
-    fn id(&self) -> String {
-        self.index.to_string()
+    fn id(&self) -> RecordingId {
+        RecordingId::from_bytes([u8::try_from(self.index).unwrap(); RecordingId::BYTES])
     }
 
-    async fn append(&mut self, bytes: Bytes) -> Result<(), SinkError> {
+    async fn append(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         let mood = *self
             .mood
             .wait_for(|mood| *mood != Mood::Stalled)
@@ -174,7 +182,7 @@ impl RecordingWriter for MemoryWriter {
             .with(self.index, |recorded| recorded.durable.subscribe())
     }
 
-    async fn finish(mut self, end: End) -> Result<Sealed, SinkError> {
+    async fn finish(mut self, end: End) -> Result<SealedRecording, StoreError> {
         self.mood
             .wait_for(|mood| *mood != Mood::Patient && *mood != Mood::Stalled)
             .await
@@ -183,6 +191,12 @@ impl RecordingWriter for MemoryWriter {
             recorded.end = Some(end);
             recorded.bytes.len() as u64
         });
-        Ok(Sealed { bytes })
+        Ok(SealedRecording {
+            id: self.id(),
+            manifest_name: "test.json".to_owned(),
+            segment_names: Vec::new(),
+            bytes,
+            sha256: [0; 32],
+        })
     }
 }
