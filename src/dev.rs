@@ -3,15 +3,17 @@
 //! The invariant: stdout carries the reports alone, one per session; everything else goes to stderr. The exit is good only if
 //! every session is stored as it was sent. `main` calls it.
 
+mod announce;
 mod lines;
 mod report;
 mod screen;
 mod session;
+mod stage;
 
 use std::future::Future;
 use std::io::{IsTerminal, Write};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use tokio::io::{AsyncBufRead, BufReader};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +21,7 @@ pub use lines::{CommandLines, Typed};
 pub use report::{DevReport, SessionFacts};
 pub use screen::{Screen, ScreenStyle};
 pub use session::{Encode, SessionCommand, SessionPlan, record};
+use stage::LocalStage;
 
 use crate::capture::TerminalSize;
 use crate::cli::DevArgs;
@@ -48,10 +51,18 @@ pub async fn run(
         color,
     };
     let mut screen = Screen::new(stderr, style);
-    let mut stage = open_stage()?;
+    let open = LocalStage::open(&args.data, &mut screen);
+    let Some(stage) = shutdown.run_until_cancelled(open).await else {
+        return Ok(false);
+    };
+    let mut stage = stage?;
     let lines = CommandLines::new(BufReader::new(tokio::io::stdin()));
     let out = std::io::stdout();
-    sessions(&mut stage, args, lines, out, &mut screen, shutdown).await
+    let recorded = sessions(&mut stage, args, lines, out, &mut screen, shutdown).await;
+    let closed = stage.close().await;
+    let all_ok = recorded?;
+    closed?;
+    Ok(all_ok)
 }
 
 /// The size of the user's terminal, which the sessions get too; 80 by 24 where there is none.
@@ -115,23 +126,6 @@ fn print(report: &DevReport, json: bool, out: &mut impl Write) -> anyhow::Result
         false => write!(out, "{report}")?,
     }
     Ok(out.flush()?)
-}
-
-/// The only [`Stage`] there is for now: none.
-fn open_stage() -> anyhow::Result<NoStage> {
-    bail!("this build has no devnet and no store to record into")
-}
-
-enum NoStage {}
-
-impl Stage for NoStage {
-    async fn record<W: Write>(
-        &mut self,
-        _: &SessionCommand,
-        _: &mut Screen<W>,
-    ) -> anyhow::Result<DevReport> {
-        match *self {}
-    }
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub mod dev;
 pub mod ids;
 pub mod ingest;
 pub mod recording;
+pub mod serve;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;

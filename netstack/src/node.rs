@@ -441,9 +441,6 @@ impl Node {
         {
             plane.set_peers(now, &self.netmap);
         }
-        if changed.derp_map {
-            self.publish_network(now);
-        }
         if self.was_up {
             self.push_event(NodeEvent::NetmapChanged);
         } else if !self.addresses.is_empty() {
@@ -452,18 +449,9 @@ impl Node {
         }
     }
 
-    /// Peers send their first packets to our home region, so one must be named even before it is
-    /// measured: the lowest that may be a home.
+    /// No home region is named: peers would send their first packets to a relay that we do not hear.
     fn publish_network(&mut self, now: Instant) {
-        let home = self.netmap.derp_map().and_then(|map| {
-            let regions = map.regions.as_ref()?.values().flatten();
-            regions
-                .filter(|r| !r.avoid && !r.no_measure_no_home)
-                .map(|r| r.region_id)
-                .min()
-        });
         let net_info = NetInfo {
-            preferred_derp: home.unwrap_or(0),
             working_udp: Some(true),
             ..NetInfo::default()
         };

@@ -1,0 +1,59 @@
+//! A store that announces what it has sealed: a wrapper around any sink.
+//!
+//! Invariant: an announcement follows the seal; it never delays or fails an upload. `dev` wraps its store in it.
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+
+use crate::ids::RecordingId;
+use crate::ingest::{RecordingSink, RecordingWriter};
+use crate::store::{Durable, End, Opening, SealedRecording, StoreError};
+
+/// Announcements that nobody has taken yet; more are dropped.
+const ANNOUNCEMENTS_MAX: usize = 16;
+
+#[derive(Clone, Debug)]
+pub(super) struct Announcing<S> {
+    inner: S,
+    sealed: mpsc::Sender<SealedRecording>,
+}
+
+impl<S> Announcing<S> {
+    pub(super) fn new(inner: S) -> (Self, mpsc::Receiver<SealedRecording>) {
+        let (sealed, announcements) = mpsc::channel(ANNOUNCEMENTS_MAX);
+        (Self { inner, sealed }, announcements)
+    }
+}
+
+impl<S: RecordingSink> RecordingSink for Announcing<S> {
+    type Writer = Announcing<S::Writer>;
+
+    fn begin(&self, opening: Opening) -> Result<Self::Writer, StoreError> {
+        Ok(Announcing {
+            inner: self.inner.begin(opening)?,
+            sealed: self.sealed.clone(),
+        })
+    }
+}
+
+impl<W: RecordingWriter> RecordingWriter for Announcing<W> {
+    fn id(&self) -> RecordingId {
+        self.inner.id()
+    }
+
+    async fn append(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        self.inner.append(bytes).await
+    }
+
+    fn durable(&self) -> watch::Receiver<Durable> {
+        self.inner.durable()
+    }
+
+    async fn finish(self, end: End) -> Result<SealedRecording, StoreError> {
+        let sealed = self.inner.finish(end).await?;
+        if let Err(error) = self.sealed.try_send(sealed.clone()) {
+            tracing::debug!(%error, "nobody heard of a sealed recording");
+        }
+        Ok(sealed)
+    }
+}

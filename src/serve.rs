@@ -1,0 +1,161 @@
+//! Wiring of a recorder: a tailnet node, a store, and ingest between them.
+//!
+//! Invariant: a connection whose far end WhoIs does not know is closed unread; nothing is listened on but
+//! the tailnet port. `dev` and the tests start recorders with it.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use ed25519_dalek::SigningKey;
+use netstack::io::keystore::KeyStore;
+use netstack::io::{Tailnet, TcpListener, TcpStream};
+use rand_core::OsRng;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::access::{Identity, UserIdentity};
+use crate::ids::RecorderId;
+use crate::ingest::{IngestConfig, RecordingSink, serve_connection};
+
+/// The tailnet port to which stock nodes upload (recording.md §0).
+pub const RECORDER_PORT: u16 = 80;
+
+/// Connections that may wait to be accepted: a burst of sessions, not a flood.
+const BACKLOG: usize = 128;
+
+/// Name of the log's signing key in the state.
+const LOG_KEY: &str = "log-key";
+
+/// A recorder at work. Dropping it closes its port; open uploads are then sealed as incomplete.
+#[derive(Debug)]
+pub struct Recorder {
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Recorder {
+    /// Opens port 80 of `tailnet` and gives what arrives there to `sink`.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub fn start<S: RecordingSink>(
+        tailnet: &Tailnet,
+        sink: S,
+        config: IngestConfig,
+    ) -> anyhow::Result<Self> {
+        let listener = tailnet.listen(RECORDER_PORT, BACKLOG)?;
+        let recorder = Self {
+            shutdown: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        recorder.tasks.spawn(accept(
+            tailnet.clone(),
+            listener,
+            sink,
+            config,
+            recorder.shutdown.clone(),
+            recorder.tasks.clone(),
+        ));
+        Ok(recorder)
+    }
+
+    /// Refuses new uploads, lets running ones end or reach the drain limit, and waits for their seals
+    /// for at most `wait_max`. True if all of them are done.
+    pub async fn stop(self, wait_max: Duration) -> bool {
+        self.shutdown.cancel();
+        self.tasks.close();
+        tokio::time::timeout(wait_max, self.tasks.wait())
+            .await
+            .is_ok()
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+async fn accept<S: RecordingSink>(
+    tailnet: Tailnet,
+    mut listener: TcpListener,
+    sink: S,
+    config: IngestConfig,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+) {
+    // While it drains the port stays open, so that clients are refused in words and go elsewhere.
+    let drained = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(config.drain_limit).await;
+    };
+    tokio::pin!(drained);
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::info!(%error, "no more connections are accepted");
+                    return;
+                }
+            },
+            () = &mut drained => return,
+            () = only_acceptor(&shutdown, &tasks) => return,
+        };
+        let Some(identity) = identity(&tailnet, &stream) else {
+            tracing::warn!(peer = %stream.peer_addr(), "a peer that the netmap does not know is turned away");
+            continue;
+        };
+        let (sink, config, shutdown) = (sink.clone(), config.clone(), shutdown.clone());
+        tasks.spawn(serve_connection(stream, identity, sink, config, shutdown));
+    }
+}
+
+/// Completes when a shutdown was asked for and no connection is left but the acceptor itself.
+async fn only_acceptor(shutdown: &CancellationToken, tasks: &TaskTracker) {
+    shutdown.cancelled().await;
+    while tasks.len() > 1 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Who is at the far end, by WhoIs of its address; the tunnel has proven the address.
+fn identity(tailnet: &Tailnet, stream: &TcpStream) -> Option<Identity> {
+    let address: IpAddr = stream.peer_addr().ip();
+    let known = tailnet.whois(address, stream.local_addr().ip())?;
+    Some(Identity {
+        stable_id: known.stable_id,
+        node_name: known.name,
+        user: known.user.map(|user| UserIdentity {
+            id: user.id,
+            login: user.login_name,
+            display_name: user.display_name,
+        }),
+        tags: known.tags,
+        address,
+        capabilities: known.capabilities,
+    })
+}
+
+/// The recorder's name in the store, from its log key; the key is made at the first start.
+///
+/// # Errors
+/// The key cannot be read or written.
+pub fn recorder_id(keys: &mut KeyStore) -> anyhow::Result<RecorderId> {
+    let key = match keys.get(LOG_KEY) {
+        Some(stored) => {
+            let bytes: &[u8; 32] = stored
+                .try_into()
+                .context("the stored log key is not 32 bytes: restore it")?;
+            SigningKey::from_bytes(bytes)
+        }
+        None => {
+            let key = SigningKey::generate(&mut OsRng);
+            keys.put(LOG_KEY, key.as_bytes())
+                .context("cannot write the new log key")?;
+            key
+        }
+    };
+    Ok(RecorderId::from_log_key(key.verifying_key().as_bytes()))
+}
