@@ -29,7 +29,7 @@ impl Stage for PaperStage {
             .header_text()
             .is_some_and(|text| text.contains("fail"))
         {
-            bail!("no recorder");
+            anyhow::bail!("no recorder");
         }
         Ok(DevReport::new(SessionFacts {
             recording_id: format!("r{}", self.commands.len()),
