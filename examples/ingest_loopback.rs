@@ -29,7 +29,7 @@ const TEXTS: [&str; 2] = ["first-write-of-the-proof", "second-write-of-the-proof
 const ACK_MAX: Duration = Duration::from_secs(20);
 
 /// How often the upload is asked how far it is.
-const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
