@@ -115,10 +115,11 @@ impl Session {
                     continue;
                 }
                 Some(Some(Err(error))) => UploadEnd::Reset(chain(&error)),
-                // hyper shows a reset with NO_ERROR as an ordinary end of the body.
-                Some(None) if !body.is_end_stream() => {
-                    UploadEnd::Reset("the uploader reset the stream without an error".to_owned())
-                }
+                // hyper shows a reset with NO_ERROR as an ordinary end of the body, and its own for a PING that was not answered.
+                Some(None) if !body.is_end_stream() => UploadEnd::Reset(
+                    "the stream ended without an error before the body did: the uploader reset it, or no longer answers"
+                        .to_owned(),
+                ),
                 Some(None) => UploadEnd::Clean,
             };
             self.upload.handle_end(now(), end);

@@ -60,8 +60,21 @@ impl Objects {
         &*self.store
     }
 
-    pub(super) fn disk(&self) -> Option<&LocalDisk> {
-        self.disk.as_ref()
+    /// Fsyncs an object and every directory on the way to it, if there is a disk below: a create answers for the
+    /// directories that it made itself, not for those that it found. Their maker may still be at its fsync, or have died before.
+    ///
+    /// # Errors
+    /// [`StoreError::SyncFailed`]: the object may be lost.
+    pub(super) async fn sync(&self, name: &Path) -> Result<(), StoreError> {
+        let Some(disk) = &self.disk else {
+            return Ok(());
+        };
+        disk.sync(name)
+            .await
+            .map_err(|source| StoreError::SyncFailed {
+                name: name.to_string(),
+                source: Some(source),
+            })
     }
 
     /// Creates `name` with `bytes`. When this returns [`Created::Durable`], they are; a second call with the same

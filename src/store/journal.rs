@@ -396,7 +396,8 @@ async fn claim(
         .create(&name, &bytes, patience, &shared.journal_puts)
         .await?
     {
-        Created::Durable => {}
+        // Every later object of the epoch stands in this directory: once for all of them.
+        Created::Durable => shared.objects.sync(&name).await?,
         Created::Different(_) => {
             return Err(StoreError::ForeignObject {
                 name: name.to_string(),

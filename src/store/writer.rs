@@ -130,6 +130,8 @@ async fn attempt(
             what: "the stored segment",
         });
     }
+    // The manifest goes into the same directory, so its own create need not answer for those above.
+    shared.objects.sync(&segment_name).await?;
     let manifest = manifest_of(store, order, complete, digests, cast_sha256, &segment_name);
     let bytes = manifest.encode().map_err(|source| StoreError::Manifest {
         name: manifest_name.to_string(),
@@ -177,19 +179,13 @@ async fn adopt(
         });
     }
     let objects = &store.shared.objects;
-    if let Some(disk) = objects.disk() {
-        // Its maker may have died between the link and the fsync of the directory.
-        let segments = manifest
-            .segments
-            .iter()
-            .map(|segment| Path::from(segment.name.as_str()));
-        for name in segments.chain([manifest_name.clone()]) {
-            let synced = disk.sync(&name).await;
-            synced.map_err(|source| StoreError::SyncFailed {
-                name: name.to_string(),
-                source: Some(source),
-            })?;
-        }
+    // Its maker may have died between the link and the fsync of the directory.
+    let segments = manifest
+        .segments
+        .iter()
+        .map(|segment| Path::from(segment.name.as_str()));
+    for name in segments.chain([manifest_name.clone()]) {
+        objects.sync(&name).await?;
     }
     // If we stop here: our segment is an orphan.
     let is_named = manifest

@@ -84,16 +84,23 @@ async fn a_fault_at_any_step_loses_no_acked_byte() {
 
 #[tokio::test(start_paused = true)]
 async fn what_exists_after_a_hang_counts_only_when_our_own_fsync_succeeds() {
-    // Two directories: the objects go to one, the fsyncs to the other, where they fail.
+    // Fsyncs go through another directory, whose entries lead to the objects' own: without the entry they fail.
     let mut world = World::new(Backend::File).await;
-    let elsewhere = World::new(Backend::File).await;
-    world.disk = elsewhere.disk;
+    let through = World::new(Backend::File).await;
+    world.disk.clone_from(&through.disk);
+    let world = world;
+    let lead = |name: &str| {
+        std::os::unix::fs::symlink(world.root().join(name), through.root().join(name)).unwrap();
+    };
+    lead("journal");
+    lead("recordings");
     let store = world.open().await.unwrap();
     let mut handle = store.begin(opening()).unwrap();
     handle.append(Bytes::from_static(b"acked")).await.unwrap();
     durable_at(&handle, 5).await.unwrap();
 
     world.objects.strike("/0000000002", Fault::HangsYetPersists);
+    std::fs::remove_file(through.root().join("journal")).unwrap();
     handle
         .append(Bytes::from_static(b" not acked"))
         .await
@@ -107,6 +114,7 @@ async fn what_exists_after_a_hang_counts_only_when_our_own_fsync_succeeds() {
         "{failed:?}"
     );
     assert_eq!(handle.durable().borrow().offset.0, 5);
+    lead("journal");
     assert_eq!(handle.finish(clean_end()).await.unwrap().bytes, 5);
     store.close().await.unwrap();
     assert_eq!(store.stats().epochs, 2);

@@ -37,7 +37,7 @@ pub(super) struct World {
     pub(super) objects: Arc<FaultyStore>,
     pub(super) disk: Option<LocalDisk>,
     pub(super) config: StoreConfig,
-    _directory: Option<tempfile::TempDir>,
+    directory: Option<tempfile::TempDir>,
     seed: std::cell::Cell<u64>,
 }
 
@@ -60,9 +60,14 @@ impl World {
             objects,
             disk,
             config: StoreConfig::new(url, recorder),
-            _directory: directory,
+            directory,
             seed: 0.into(),
         }
+    }
+
+    /// Where a world on disk has its objects.
+    pub(super) fn root(&self) -> &std::path::Path {
+        self.directory.as_ref().unwrap().path()
     }
 
     pub(super) async fn open(&self) -> Result<Store, StoreError> {

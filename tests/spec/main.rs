@@ -1,0 +1,32 @@
+//! The promises, as tests: over the real tunnel, on a real disk, or of the binary itself. One module per promise.
+//!
+//! The rest are what they are made with: `tailnet` (a devnet, a recorder, an uploader), `uploader` (HTTP/2 by the byte),
+//! `announcing` (which recordings are sealed), `process` (the binary as a child).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test program: to panic is to fail"
+)]
+
+mod announcing;
+mod demo;
+mod durable_ack;
+mod process;
+mod stock_clients;
+mod tailnet;
+mod uploader;
+
+use std::future::Future;
+use std::time::Duration;
+
+/// What takes longer than this is broken; nothing here takes a quarter of it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The future's output; panics if it does not come.
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what}: not within {PATIENCE:?}"),
+    }
+}

@@ -1,0 +1,169 @@
+//! A tailnet of two nodes on loopback: a recorder with its store on a real disk, and a node that uploads to it over the tunnel.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use netstack::control::AuthKey;
+use netstack::devnet::{AuthKeySpec, DevNet, DevNetConfig};
+use netstack::io::keystore::KeyStore;
+use netstack::io::{Tailnet, TailnetConfig};
+use netstack::tcpip::TcpConfig;
+use tailtape::ids::RecorderId;
+use tailtape::ingest::IngestConfig;
+use tailtape::recording::frame::FrameKind;
+use tailtape::recording::journal_object::JournalObject;
+use tailtape::recording::manifest::Manifest;
+use tailtape::serve::{RECORDER_PORT, Recorder};
+use tailtape::store::{SealedRecording, Store, StoreConfig, StoreUrl};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+use crate::announcing::Announcing;
+use crate::{PATIENCE, soon};
+
+/// Short, so that many commits fit into a test; the order of things in each is the same.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Recordings sealed that the test has not asked for yet.
+const SEALED_MAX: usize = 16;
+
+/// A recorder at work and its uploader, both joined.
+pub(crate) struct LoopbackTailnet {
+    /// None once it has vanished.
+    uploader: Option<Tailnet>,
+    /// Where the recorder takes uploads, on the tailnet.
+    pub(crate) address: SocketAddr,
+    /// None once a test has taken it, to stop it.
+    recorder: Option<Recorder>,
+    pub(crate) store: Store,
+    sealed: mpsc::Receiver<SealedRecording>,
+    directory: TempDir,
+    _recorder_node: Tailnet,
+    _devnet: DevNet,
+}
+
+impl LoopbackTailnet {
+    pub(crate) async fn start(config: IngestConfig) -> Self {
+        let devnet = DevNet::start(DevNetConfig::default()).await.unwrap();
+        let recorder_node = join(&devnet, "recorder", &["tag:recorder"]).await;
+        let uploader = join(&devnet, "ssh-node", &[]).await;
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(StoreConfig {
+            commit_interval: COMMIT_INTERVAL,
+            ..StoreConfig::new(
+                StoreUrl::Local(directory.path().to_owned()),
+                RecorderId::from_log_key(b"spec"),
+            )
+        })
+        .await
+        .unwrap();
+        let (announcements, sealed) = mpsc::channel(SEALED_MAX);
+        let sink = Announcing {
+            store: store.clone(),
+            sealed: announcements,
+        };
+        let recorder = Recorder::start(&recorder_node, sink, config).unwrap();
+        let address = SocketAddr::new(recorder_node.status().addresses[0], RECORDER_PORT);
+        Self {
+            uploader: Some(uploader),
+            address,
+            recorder: Some(recorder),
+            store,
+            sealed,
+            directory,
+            _recorder_node: recorder_node,
+            _devnet: devnet,
+        }
+    }
+
+    /// The node that uploads.
+    pub(crate) fn uploader(&self) -> &Tailnet {
+        self.uploader.as_ref().unwrap()
+    }
+
+    /// Ends the node that uploads, in the middle of everything.
+    pub(crate) fn vanish(&mut self) {
+        self.uploader = None;
+    }
+
+    /// The recorder, to be stopped.
+    pub(crate) fn take_recorder(&mut self) -> Recorder {
+        self.recorder.take().unwrap()
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The manifest of the next recording that is sealed.
+    pub(crate) async fn next_manifest(&mut self) -> Manifest {
+        let sealed = soon("a seal", self.sealed.recv()).await.unwrap();
+        self.store.manifest(&sealed.manifest_name).await.unwrap()
+    }
+
+    /// The stream of a sealed recording, read from its files without the store.
+    pub(crate) fn stored(&self, manifest: &Manifest) -> Vec<u8> {
+        let segments = manifest.segments.iter();
+        segments
+            .flat_map(|segment| std::fs::read(self.root().join(&segment.name)).unwrap())
+            .collect()
+    }
+
+    /// Where the recorder of this test commits: the directory of its one epoch.
+    pub(crate) fn epoch_directory(&self) -> PathBuf {
+        let only = |directory: PathBuf| {
+            let mut entries = std::fs::read_dir(directory).unwrap();
+            let entry = entries.next().unwrap().unwrap().path();
+            assert!(entries.next().is_none());
+            entry
+        };
+        only(only(self.root().join("journal")))
+    }
+
+    /// The bytes of the only recording in the journal, read from its files without the store.
+    pub(crate) fn journalled(&self) -> Vec<u8> {
+        let mut names: Vec<PathBuf> = std::fs::read_dir(self.epoch_directory())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        names.sort();
+        let mut stream = Vec::new();
+        for name in names {
+            if name.to_string_lossy().contains('#') {
+                continue; // A commit under way: it counts from its link on.
+            }
+            let bytes = std::fs::read(&name).unwrap();
+            for frame in JournalObject::decode(&bytes).unwrap().frames() {
+                let frame = frame.unwrap();
+                if frame.kind == FrameKind::Data {
+                    assert_eq!(frame.offset.0, stream.len() as u64);
+                    stream.extend_from_slice(&frame.plain().unwrap());
+                }
+            }
+        }
+        stream
+    }
+}
+
+async fn join(devnet: &DevNet, hostname: &str, tags: &[&str]) -> Tailnet {
+    let spec = AuthKeySpec {
+        user: devnet.add_user("you@example.com"),
+        tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+        reusable: false,
+        ephemeral: false,
+    };
+    let config = TailnetConfig {
+        control_url: devnet.url(),
+        hostname: hostname.to_owned(),
+        auth_key: Some(AuthKey::new(&devnet.auth_key(spec).unwrap())),
+        ephemeral: false,
+        app: "tailtape".to_owned(),
+        version_text: "spec".to_owned(),
+        keys: KeyStore::ephemeral(),
+        bind: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+        udp_offload: true,
+        tcp: TcpConfig::default(),
+    };
+    Tailnet::join(config, PATIENCE).await.unwrap()
+}
