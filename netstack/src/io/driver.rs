@@ -133,7 +133,7 @@ impl Driver {
     /// Runs until told to end; then peers get a reset for what is open, and every stream and listener
     /// of ours sees `NotConnected`.
     pub(super) async fn run(self) {
-        let _ending = Ending(Arc::clone(&self.shared));
+        let ending = Ending(Arc::clone(&self.shared));
         let mut buffers = ReadBuffers::default();
         let mut out = Outgoing::default();
         let mut tasks = Tasks::default();
@@ -160,11 +160,14 @@ impl Driver {
                 Some(ended) = tasks.running.join_next() => tasks.ended(ended),
             }
         }
-        tasks.running.abort_all();
+        // Streams first: from here on none waits, and none sees the resets that are for the peers.
+        drop(ending);
         self.shared.lock().node.tcp().abort_all();
         self.turn(&mut out, &mut tasks, &mut due);
         // Once: what does not fit now is lost, and the peer's own time-outs end it.
         self.send(&mut out);
+        // Requests hold the key store, which is free again when `Tailnet::close` returns.
+        tasks.running.shutdown().await;
     }
 
     fn is_drained(&self, out: &Outgoing) -> bool {
