@@ -35,15 +35,20 @@ pub enum TelemetryError {
     Start(#[source] tracing_subscriber::util::TryInitError),
 }
 
+/// The WireGuard library reports as warnings what anyone on the Internet can cause with one datagram; the
+/// tunnel counts them instead. Who wants its lines names `boringtun` in the filter.
+const QUIET: &str = "boringtun";
+
 /// Starts the log. `filter` has the form `level` or `room=level,room=level`: `info`, `warn,tailtape::capture=debug`.
 ///
 /// # Errors
 /// The filter cannot be read, or a log was started before.
 pub fn start(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
-    let parsed = EnvFilter::try_new(filter).map_err(|source| TelemetryError::Filter {
-        filter: filter.to_owned(),
-        source,
-    })?;
+    let parsed =
+        EnvFilter::try_new(with_defaults(filter)).map_err(|source| TelemetryError::Filter {
+            filter: filter.to_owned(),
+            source,
+        })?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_writer(std::io::stderr);
@@ -54,9 +59,29 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
     .map_err(TelemetryError::Start)
 }
 
+fn with_defaults(filter: &str) -> String {
+    if filter.contains(QUIET) {
+        return filter.to_owned();
+    }
+    let separator = if filter.trim().is_empty() { "" } else { "," };
+    format!("{filter}{separator}{QUIET}=off")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_wireguard_library_is_silent_unless_it_is_asked_for() {
+        for (given, used) in [
+            ("warn", "warn,boringtun=off"),
+            ("", "boringtun=off"),
+            ("warn,boringtun=trace", "warn,boringtun=trace"),
+        ] {
+            assert_eq!(with_defaults(given), used);
+            assert!(EnvFilter::try_new(used).is_ok());
+        }
+    }
 
     #[test]
     fn a_filter_that_cannot_be_read_is_named_in_the_error() {

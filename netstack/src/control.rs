@@ -84,7 +84,6 @@ pub struct ControlConfig {
 pub struct RequestId(u64);
 
 /// A `POST` that is to be sent to control, with a JSON body.
-#[derive(Debug)]
 pub enum ControlRequest {
     /// To `/machine/register`. Answer with [`Control::handle_response`] and the whole body.
     Register {
@@ -109,6 +108,13 @@ pub enum ControlRequest {
         /// JSON.
         body: Vec<u8>,
     },
+}
+
+/// Prints where to, and not what: a body may hold the auth key.
+impl std::fmt::Debug for ControlRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ControlRequest({:?}, {})", self.id(), self.path())
+    }
 }
 
 impl ControlRequest {
@@ -149,6 +155,11 @@ pub enum ControlEvent {
     },
     /// Control has forgotten us and nothing that we have lets us in again.
     NodeRemoved,
+    /// Registering failed in passing; it is tried again.
+    RegisterFailed {
+        /// Why, for people.
+        reason: String,
+    },
     /// A new stream's first message is here: the next `Map` starts from nothing.
     StreamUp,
     /// The map stream ended; it will be opened again. The netmap stays as it is.
@@ -290,7 +301,7 @@ impl Control {
     /// A request failed, or the map stream ended.
     pub fn handle_failed(&mut self, now: Instant, id: RequestId, reason: String) {
         if self.registration.takes(id) {
-            self.retry_register(now, None);
+            self.register_failed(now, reason);
         } else if self.stream.takes(id) {
             self.end_stream(now, reason, None);
         } else if self.update.takes(id) {
@@ -322,7 +333,7 @@ impl Control {
             let reconnect = true;
             self.events
                 .push_back(ControlEvent::Cancel { id, reconnect });
-            self.retry_register(now, None);
+            self.register_failed(now, "no answer to the registration".to_owned());
         }
         if let Some(id) = self.stream.overdue(now) {
             let reconnect = true;

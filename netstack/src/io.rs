@@ -7,6 +7,7 @@ pub mod control_conn;
 mod control_task;
 mod driver;
 pub mod keystore;
+mod outgoing;
 mod stream;
 mod udp;
 mod wakers;
@@ -83,11 +84,17 @@ pub enum TailnetError {
         /// The address.
         addr: SocketAddr,
     },
+    /// Two sockets of one family: which of them a peer should be answered from is not defined.
+    #[error("bind = {addr}: one address per family; there is another of its family")]
+    BindTwice {
+        /// The second address.
+        addr: SocketAddr,
+    },
     /// Keys cannot be read or written.
     #[error("cannot use the state store for keys")]
     Keys(#[source] KeyStoreError),
     /// The node did not come up in time.
-    #[error("not joined after {waited:?}: {}", trouble.as_ref().map_or_else(|| "control has not answered yet".to_owned(), Trouble::to_string))]
+    #[error("not joined after {waited:.1?}: {}", trouble.as_ref().map_or_else(|| "control has not answered yet".to_owned(), Trouble::to_string))]
     NotJoined {
         /// How long we waited.
         waited: Duration,
@@ -105,17 +112,19 @@ pub enum TailnetError {
     },
 }
 
-/// A node that is part of a tailnet. Dropping the last clone ends it.
+/// A node that is part of a tailnet. Dropping the last clone ends it at once, [`Tailnet::close`] in good
+/// order.
 #[derive(Debug, Clone)]
 pub struct Tailnet {
     shared: Arc<Shared>,
     progress: watch::Receiver<Progress>,
     endpoints: Arc<[SocketAddr]>,
-    _stop: Arc<StopOnDrop>,
+    stop: Arc<StopOnDrop>,
 }
 
 #[derive(Debug)]
 struct StopOnDrop {
+    closing: CancellationToken,
     shutdown: CancellationToken,
 }
 
@@ -136,6 +145,10 @@ impl Tailnet {
         for addr in &config.bind {
             if addr.ip().is_unspecified() {
                 return Err(TailnetError::BindUnspecified { addr: *addr });
+            }
+            let same_family = |socket: &Udp| socket.local().is_ipv4() == addr.is_ipv4();
+            if sockets.iter().any(same_family) {
+                return Err(TailnetError::BindTwice { addr: *addr });
             }
             let socket =
                 Udp::bind(*addr, config.udp_offload).map_err(|source| TailnetError::Bind {
@@ -170,7 +183,7 @@ impl Tailnet {
         let mut node = Node::new(node_config, seed, now);
         node.set_endpoints(now, endpoints.to_vec());
         let shared = Shared::new(node);
-        let shutdown = CancellationToken::new();
+        let (closing, shutdown) = (CancellationToken::new(), CancellationToken::new());
         let (sender, progress) = watch::channel(Progress::default());
         let driver = Driver {
             shared: Arc::clone(&shared),
@@ -182,6 +195,7 @@ impl Tailnet {
                 url: config.control_url.into(),
             },
             progress: sender,
+            closing: closing.clone(),
             shutdown: shutdown.clone(),
         };
         tokio::spawn(driver.run());
@@ -189,7 +203,7 @@ impl Tailnet {
             shared,
             progress,
             endpoints,
-            _stop: Arc::new(StopOnDrop { shutdown }),
+            stop: Arc::new(StopOnDrop { closing, shutdown }),
         })
     }
 
@@ -208,6 +222,7 @@ impl Tailnet {
     /// # Errors
     /// `NotJoined` when `wait_max` passes first, or at once when control refused us.
     pub async fn joined(&self, wait_max: Duration) -> Result<(), TailnetError> {
+        let begin = driver::now();
         let mut progress = self.progress.clone();
         let refused = |trouble: &Option<Trouble>| matches!(trouble, Some(Trouble::Refused(_)));
         let wait = progress.wait_for(|progress| progress.up || refused(&progress.trouble));
@@ -217,11 +232,20 @@ impl Tailnet {
             Ok(_) | Err(_) => {
                 let trouble = self.progress.borrow().trouble.clone();
                 Err(TailnetError::NotJoined {
-                    waited: wait_max,
+                    waited: driver::now().saturating_duration_since(begin),
                     trouble,
                 })
             }
         }
+    }
+
+    /// Ends the node, for all its clones: ports close, what was written goes on until peers have it or
+    /// five seconds are over, then whatever is still open is reset. Drop streams that are done before.
+    pub async fn close(self) {
+        self.stop.closing.cancel();
+        let mut progress = self.progress.clone();
+        // The loop owns the sender: its end is the loop's.
+        while progress.changed().await.is_ok() {}
     }
 
     /// Accepts connections to `port` on all our tailnet addresses, at most `backlog` of them waiting.

@@ -10,6 +10,7 @@
 //! [`Node::poll_timeout`] to know when to call [`Node::handle_timeout`].
 
 mod held;
+mod inner;
 mod plane;
 mod status;
 mod transmit;
@@ -24,14 +25,15 @@ use rand_core::{RngCore, SeedableRng};
 
 use crate::control::{Control, ControlConfig, ControlEvent, ControlRequest, RequestId};
 use crate::disco;
-use crate::filter::{Filter, PacketView, Verdict};
+use crate::filter::{Filter, PacketView};
 use crate::key::{DiscoPrivate, NodePrivate, NodePublic};
-use crate::netmap::Netmap;
+use crate::netmap::{Changed, Netmap};
 use crate::path::PathEvent;
-use crate::tailcfg::{MapResponse, NetInfo};
+use crate::tailcfg::{MapResponse, NetInfo, NodeId};
 use crate::tcpip::{ConnId, ConnectError, TcpConfig, TcpEvent, TcpIp};
 use crate::wireguard::Received;
 
+use inner::Inner;
 use plane::Plane;
 pub use status::{DropCounts, NodeStats, NodeStatus, PeerStatus};
 pub use transmit::{Transmit, TransmitBatch};
@@ -45,8 +47,12 @@ const DATAGRAM_ROOM: usize = TUNNEL_MTU + 32;
 /// Room for decrypting: the largest UDP payload, so that no datagram is too long for it.
 const SCRATCH_BYTES: usize = 65_536;
 
-/// Events that may wait for the shell; beyond it the oldest of least use are dropped and counted.
+/// Events that may wait for the shell: one of each kind for each of 16,384 connections. One more is
+/// dropped and counted, which happens only if nobody takes any.
 const EVENTS_MAX: usize = 65_536;
+
+/// News of paths is dropped earlier: it is for the log, while a TCP event that is lost hangs a stream.
+const PATH_EVENTS_MAX: usize = 1_024;
 
 /// Type 1 of control.md §4.4: a local address.
 const ENDPOINT_LOCAL: u8 = 1;
@@ -85,7 +91,7 @@ pub enum NodeEvent {
         /// Control's own words, capped.
         reason: String,
     },
-    /// The map stream ended; it is tried again with back-off.
+    /// Control cannot be reached, or the map stream ended; it is tried again with back-off.
     ControlDown {
         /// Why.
         reason: String,
@@ -100,7 +106,6 @@ pub enum NodeEvent {
 }
 
 /// A tailnet node without its IO. See the module's text for the order of calls.
-#[derive(Debug)]
 pub struct Node {
     control: Control,
     netmap: Netmap,
@@ -117,6 +122,17 @@ pub struct Node {
     counts: DropCounts,
     datagrams_in: u64,
     was_up: bool,
+}
+
+/// Prints addresses and counters: buffers hold what peers said, the netmap who they are.
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node")
+            .field("control", &self.control)
+            .field("addresses", &self.addresses)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Node {
@@ -217,15 +233,24 @@ impl Node {
 
     /// The wall clock in seconds since 1970: peers whose key has expired drop out of the netmap.
     pub fn handle_wall_time(&mut self, now: Instant, unix_seconds: i64) {
+        let due = self
+            .netmap
+            .next_expiry()
+            .is_some_and(|at| at <= unix_seconds);
+        let owners = if due {
+            self.remote_owners()
+        } else {
+            Vec::new()
+        };
         let changed = self.netmap.handle_wall_time(unix_seconds);
-        if changed.filter {
-            self.filter.replace_rules(self.netmap.rule_set());
+        if changed.any() {
+            self.follow_netmap(now, changed, &owners);
         }
-        if changed.peers
-            && let Some(plane) = &mut self.plane
-        {
-            plane.set_peers(now, &self.netmap);
-        }
+    }
+
+    /// When the next key of a peer expires, in seconds since 1970: [`Node::handle_wall_time`] is due.
+    pub fn next_expiry(&self) -> Option<i64> {
+        self.netmap.next_expiry()
     }
 
     /// Ends a batch: polls the connections that were touched or are due, once each, and turns what
@@ -388,7 +413,7 @@ impl Node {
                 }
                 ControlEvent::Map(map) => self.apply_map(now, *map),
                 ControlEvent::StreamUp => self.netmap.begin_stream(),
-                ControlEvent::StreamDown { reason } => {
+                ControlEvent::StreamDown { reason } | ControlEvent::RegisterFailed { reason } => {
                     self.push_event(NodeEvent::ControlDown { reason });
                 }
                 ControlEvent::NeedsLogin { url } => self.push_event(NodeEvent::NeedsLogin { url }),
@@ -419,16 +444,15 @@ impl Node {
     }
 
     fn apply_map(&mut self, now: Instant, map: MapResponse) {
-        let changed = match self.netmap.apply(map) {
-            Ok(changed) => changed,
-            Err(error) => {
-                // What was known stays in force: a map that breaks a limit must not disarm us.
-                self.push_event(NodeEvent::ControlDown {
-                    reason: error.to_string(),
-                });
-                return;
-            }
-        };
+        let owners = self.remote_owners();
+        match self.netmap.apply(map) {
+            Ok(changed) => self.follow_netmap(now, changed, &owners),
+            // What was known stays in force: a map that breaks a limit must not disarm us.
+            Err(error) => self.control.give_up_stream(now, error.to_string()),
+        }
+    }
+
+    fn follow_netmap(&mut self, now: Instant, changed: Changed, owners: &[(IpAddr, NodeId)]) {
         if changed.self_node {
             self.addresses = self.netmap.addresses();
             self.tcp.set_addresses(&self.addresses);
@@ -441,12 +465,29 @@ impl Node {
         {
             plane.set_peers(now, &self.netmap);
         }
+        // WhoIs was asked when a connection began: it must not go on with someone else, or no one.
+        for (remote, owner) in owners {
+            if self.owner_of(*remote) != Some(*owner) {
+                self.tcp.cut_off(*remote);
+            }
+        }
         if self.was_up {
             self.push_event(NodeEvent::NetmapChanged);
         } else if !self.addresses.is_empty() {
             self.was_up = true;
             self.push_event(NodeEvent::Up);
         }
+    }
+
+    /// The peers that connections lead to, with their addresses.
+    fn remote_owners(&self) -> Vec<(IpAddr, NodeId)> {
+        let with_owner = |remote| Some((remote, self.owner_of(remote)?));
+        self.tcp.remotes().filter_map(with_owner).collect()
+    }
+
+    fn owner_of(&self, addr: IpAddr) -> Option<NodeId> {
+        let key = self.netmap.route(addr)?;
+        self.netmap.peer(&key).map(|peer| peer.id)
     }
 
     /// No home region is named: peers would send their first packets to a relay that we do not hear.
@@ -486,43 +527,22 @@ impl Node {
     }
 
     fn push_event(&mut self, event: NodeEvent) {
-        if self.events.len() >= EVENTS_MAX {
+        let room = match event {
+            NodeEvent::NodeKey(_) => usize::MAX,
+            NodeEvent::Path(_) => PATH_EVENTS_MAX,
+            NodeEvent::Up
+            | NodeEvent::NetmapChanged
+            | NodeEvent::Tcp(_)
+            | NodeEvent::NeedsLogin { .. }
+            | NodeEvent::Refused { .. }
+            | NodeEvent::ControlDown { .. }
+            | NodeEvent::CancelControl { .. } => EVENTS_MAX,
+        };
+        if self.events.len() >= room {
             self.counts.events += 1;
             return;
         }
         self.events.push_back(event);
-    }
-}
-
-/// What a decrypted packet meets on its way to TCP.
-struct Inner<'a> {
-    netmap: &'a Netmap,
-    filter: &'a mut Filter,
-    tcp: &'a mut TcpIp,
-    counts: &'a mut DropCounts,
-}
-
-impl Inner<'_> {
-    /// Checks the packet and hands it on; returns a packet to send back, if one is due.
-    fn handle(&mut self, now: Instant, peer: &NodePublic, packet: &[u8]) -> Option<Vec<u8>> {
-        let Ok(view) = PacketView::parse(packet) else {
-            self.counts.malformed += 1;
-            return None;
-        };
-        if !self.netmap.source_allowed(peer, view.src) {
-            self.counts.source_not_allowed += 1;
-            return None;
-        }
-        if view.protocol == tsmp::PROTOCOL {
-            return tsmp::answer(view.src, view.dst, view.payload);
-        }
-        let node = self.netmap.peer(peer)?;
-        let has_cap = |cap: &str| self.netmap.source_has_cap(view.src, cap);
-        match self.filter.check_in_view(&view, node.is_jailed, &has_cap) {
-            Verdict::Accept => self.tcp.handle_packet(now, packet),
-            Verdict::Drop(_) => self.counts.filtered += 1,
-        }
-        None
     }
 }
 

@@ -16,6 +16,7 @@ mod config;
 mod connection;
 mod deliver;
 mod device;
+mod ending;
 mod flow;
 mod inbound;
 mod last_sent;

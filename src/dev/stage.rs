@@ -50,7 +50,6 @@ const READ_BYTES: usize = 64 * 1024;
 /// Everything that one demonstration consists of.
 #[derive(Debug)]
 pub(super) struct LocalStage {
-    _devnet: DevNet,
     recorder_node: Tailnet,
     recorder: Recorder,
     ssh_node: Tailnet,
@@ -58,6 +57,8 @@ pub(super) struct LocalStage {
     store_root: PathBuf,
     sealed: mpsc::Receiver<SealedRecording>,
     join: Duration,
+    /// Last, so that it is dropped after the nodes, which would complain.
+    devnet: DevNet,
 }
 
 impl LocalStage {
@@ -119,7 +120,6 @@ impl LocalStage {
             .context("the SSH node cannot join")?;
         screen.step(&joined("stand-in SSH node", &ssh_node, begin.elapsed()))?;
         Ok(Self {
-            _devnet: devnet,
             recorder_node,
             recorder,
             ssh_node,
@@ -127,15 +127,18 @@ impl LocalStage {
             store_root,
             sealed,
             join: join_time,
+            devnet,
         })
     }
 
-    /// Ends what runs, in order: no new uploads, open ones sealed, the store closed.
+    /// Ends what runs, in order: no new uploads, open ones sealed, the nodes gone, the store closed.
     pub(super) async fn close(self) -> anyhow::Result<()> {
         if !self.recorder.stop(STOP_MAX).await {
             tracing::warn!("uploads were still open when the recorder stopped");
         }
-        drop(self.recorder_node);
+        self.ssh_node.close().await;
+        self.recorder_node.close().await;
+        self.devnet.shutdown().await;
         self.store.close().await.context("cannot close the store")
     }
 

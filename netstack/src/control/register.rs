@@ -150,14 +150,12 @@ impl Control {
             return self.refuse(now, answer.reason());
         }
         if answer.status != 200 || answer.body.len() > REGISTER_RESPONSE_BYTES_MAX {
-            tracing::info!(reason = ?answer.reason(), "registration failed");
-            return self.retry_register(now, None);
+            return self.register_failed(now, answer.reason());
         }
         match serde_json::from_slice::<RegisterResponse>(answer.body) {
             Ok(response) => self.handle_register_response(now, response),
             Err(error) => {
-                tracing::info!(%error, "registration answer is not readable");
-                self.retry_register(now, None);
+                self.register_failed(now, format!("registration answer is not readable: {error}"));
             }
         }
     }
@@ -228,7 +226,13 @@ impl Control {
         self.registration.deadline = now + wait;
     }
 
-    pub(super) fn retry_register(&mut self, now: Instant, wait: Option<Duration>) {
+    pub(super) fn register_failed(&mut self, now: Instant, reason: String) {
+        self.events
+            .push_back(ControlEvent::RegisterFailed { reason });
+        self.retry_register(now, None);
+    }
+
+    fn retry_register(&mut self, now: Instant, wait: Option<Duration>) {
         let wait = wait.unwrap_or_else(|| self.registration.backoff.next(&mut self.rng));
         self.registration.in_flight = None;
         self.registration.deadline = now + wait;

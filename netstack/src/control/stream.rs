@@ -228,6 +228,19 @@ impl Control {
         self.events.push_back(ControlEvent::StreamDown { reason });
     }
 
+    /// The netmap does not take what the stream said: the stream is given up, and the next one waits as
+    /// after a refusal, because it would say the same.
+    pub(crate) fn give_up_stream(&mut self, now: Instant, reason: String) {
+        let Some(id) = self.stream.in_flight else {
+            return;
+        };
+        self.events
+            .retain(|event| !matches!(event, ControlEvent::StreamUp | ControlEvent::Map(_)));
+        self.events.push_back(cancel(id, false));
+        let wait = self.stream.backoff.next_refused(&mut self.rng);
+        self.end_stream(now, reason, Some(wait));
+    }
+
     pub(super) fn poll_update(&mut self, now: Instant) -> Option<ControlRequest> {
         let update = &self.update;
         let idle = update.in_flight.is_none() && !update.is_accepted();

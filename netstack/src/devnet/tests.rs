@@ -438,7 +438,13 @@ async fn a_pinned_key_that_is_not_the_servers_is_an_error() {
     let machine = MachinePrivate::generate(&mut OsRng);
     let other = MachinePrivate::generate(&mut OsRng).public();
     let result = ControlConn::connect(&net.url(), &machine, Some(other), 130).await;
-    assert!(matches!(result, Err(ControlConnError::Answer { .. })));
+    let Err(ControlConnError::KeyChanged {
+        pinned, offered, ..
+    }) = result
+    else {
+        panic!("{result:?}");
+    };
+    assert_eq!((pinned, offered), (other, net.server_key()));
 }
 
 #[tokio::test]

@@ -11,9 +11,10 @@
 //!
 //! Sources: control.md §1.1, §2; tailscale.com `control/controlhttp`, `control/ts2021`.
 
+mod error;
 pub(crate) mod noise_stream;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,10 +34,11 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
+pub use self::error::ControlConnError;
 use self::noise_stream::NoiseStream;
 use crate::control::ControlRequest;
 use crate::key::{MachinePrivate, MachinePublic};
-use crate::noise::{Initiator, NoiseError, message_bytes};
+use crate::noise::{Initiator, message_bytes};
 use crate::tailcfg::KeyResponse;
 
 /// Value of the `Upgrade` header on both sides.
@@ -59,85 +61,6 @@ const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 /// Room in which the connection keeps what is to be sent.
 const SEND_BYTES_MAX: usize = 256 * 1024;
-
-/// What went wrong on the way to control, or back.
-#[derive(Debug, thiserror::Error)]
-pub enum ControlConnError {
-    /// The control URL cannot be used.
-    #[error("control URL {url:?}: {reason}")]
-    Url {
-        /// As it was given.
-        url: String,
-        /// Why.
-        reason: &'static str,
-    },
-    /// An `http://` URL leads to an address that is neither loopback nor private.
-    #[error("{address} is not a private address, and http:// would show this node's key to anyone")]
-    NotPrivate {
-        /// Where it leads.
-        address: SocketAddr,
-    },
-    /// The name did not resolve, or TCP did not connect.
-    #[error("connecting to {authority}")]
-    Dial {
-        /// Host and port.
-        authority: String,
-        /// The system's error.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Nothing happened within the limit.
-    #[error("{step} took longer than {} s", CONNECT_DURATION_MAX.as_secs())]
-    Slow {
-        /// What was being done.
-        step: &'static str,
-    },
-    /// HTTP failed.
-    #[error("{step}")]
-    Http {
-        /// What was being done.
-        step: &'static str,
-        /// HTTP's error.
-        #[source]
-        source: hyper::Error,
-    },
-    /// The answer to `/key` or `/ts2021` was another than the protocol's.
-    #[error("{step}: unexpected answer with status {status}")]
-    Answer {
-        /// What was asked.
-        step: &'static str,
-        /// The answer's status.
-        status: StatusCode,
-    },
-    /// `/key` did not yield a key.
-    #[error("reading the control server's key")]
-    Key {
-        /// The JSON error.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// The server has no ts2021 key.
-    #[error("the control server is too old: it has no Noise key")]
-    NoKey,
-    /// The server closed right after the upgrade, which is how Headscale turns old clients away.
-    #[error("the control server closed after the upgrade; it may consider this client too old")]
-    ClosedAfterUpgrade,
-    /// The Noise handshake failed; with a pinned key, the server may have another one now.
-    #[error("ts2021 handshake with {server}")]
-    Noise {
-        /// The key that was expected.
-        server: MachinePublic,
-        /// Noise's error.
-        #[source]
-        source: NoiseError,
-    },
-    /// Bytes could not be read during the handshake.
-    #[error("reading the ts2021 response")]
-    Read(#[source] std::io::Error),
-    /// An answer's body is larger than is read.
-    #[error("answer of more than {ANSWER_BYTES_MAX} bytes, or broken off")]
-    Body,
-}
 
 /// One connection to control. All requests share it; dropping it closes it.
 #[derive(Debug)]
@@ -165,8 +88,13 @@ impl ControlConn {
             None => within("fetching /key", fetch_key(&target, version)).await?,
         };
         let upgrade = upgrade(&target, machine, server, version);
-        let sender = within("the ts2021 handshake", upgrade).await?;
-        let (sender, task) = sender;
+        let (sender, task) = match within("the ts2021 handshake", upgrade).await {
+            Ok(upgraded) => upgraded,
+            Err(error) if server_key.is_some() && error.may_mean_another_key() => {
+                return Err(explain(&target, server, version, error).await);
+            }
+            Err(error) => return Err(error),
+        };
         let conn = Self {
             sender,
             authority: target.authority,
@@ -456,6 +384,24 @@ async fn fetch_key(target: &Target, version: u16) -> Result<MachinePublic, Contr
         return Err(ControlConnError::NoKey);
     }
     Ok(keys.public_key)
+}
+
+/// The handshake failed with the pinned key: says so if the server shows another one by now. It is not
+/// used, because nothing proves over plain HTTP whose it is.
+async fn explain(
+    target: &Target,
+    pinned: MachinePublic,
+    version: u16,
+    failure: ControlConnError,
+) -> ControlConnError {
+    match within("fetching /key", fetch_key(target, version)).await {
+        Ok(offered) if offered != pinned => ControlConnError::KeyChanged {
+            authority: target.authority.clone(),
+            pinned,
+            offered,
+        },
+        Ok(_) | Err(_) => failure,
+    }
 }
 
 async fn upgrade(

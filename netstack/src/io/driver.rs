@@ -2,28 +2,36 @@
 //! carries out what it asks for.
 //!
 //! Invariant: the node's lock is never held across an await or a send; reads per turn are bounded, so
-//! timers and writes are never starved; a full kernel buffer makes the loop wait, not drop.
-//! Called by `io.rs`.
+//! timers and writes are never starved; a full kernel buffer holds the batch back, and neither reads nor
+//! timers. However the loop ends, streams learn of it. Called by `io.rs`.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::control_task::ControlTask;
+use super::outgoing::Outgoing;
 use super::udp::{ReadBuffers, Udp};
 use super::wakers::Wakers;
 use crate::control::RequestId;
-use crate::node::{Node, NodeEvent, TransmitBatch};
+use crate::node::{Node, NodeEvent};
 
 /// Batches read from one socket before the node is flushed: bounds the delay of the first answer.
 const READS_PER_TURN: usize = 4;
+
+/// Longest sleep before the wall clock is looked at again while some peer's key has an expiry: the clock
+/// may be set meanwhile.
+const WALL_TIME_SLEEP_MAX: Duration = Duration::from_secs(60);
+
+/// How long a node that closes waits for its peers to acknowledge what they were sent, and to finish.
+const CLOSE_DURATION_MAX: Duration = Duration::from_secs(5);
 
 /// What the loop, the streams and the handles share.
 #[derive(Debug)]
@@ -94,6 +102,9 @@ pub(super) struct Driver {
     pub(super) sockets: Vec<Udp>,
     pub(super) control: ControlTask,
     pub(super) progress: watch::Sender<Progress>,
+    /// End in good order.
+    pub(super) closing: CancellationToken,
+    /// End now.
     pub(super) shutdown: CancellationToken,
 }
 
@@ -104,44 +115,67 @@ struct Tasks {
     by_id: HashMap<RequestId, AbortHandle>,
 }
 
-impl Driver {
-    /// Runs until told to stop; then every stream and listener sees `NotConnected`.
-    pub(super) async fn run(self) {
-        let mut buffers = ReadBuffers::default();
-        let mut out = TransmitBatch::default();
-        let mut tasks = Tasks::default();
-        let mut due = Vec::new();
-        loop {
-            let deadline = self.turn(&mut out, &mut tasks, &mut due);
-            for waker in due.drain(..) {
-                waker.wake();
-            }
-            self.send(&out).await;
-            out.clear();
-            tokio::select! {
-                () = self.shutdown.cancelled() => break,
-                () = self.shared.work.notified() => {}
-                index = any_readable(&self.sockets) => self.read(index, &mut buffers),
-                () = sleep_until(deadline) => {}
-                Some(ended) = tasks.running.join_next() => tasks.ended(ended),
-            }
-        }
-        tasks.running.abort_all();
+/// Tells every stream and listener when the loop is gone, for whatever reason.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
         let wakers = {
-            let mut state = self.shared.lock();
+            let mut state = self.0.lock();
             state.closed = true;
             state.wakers.all()
         };
         wakers.into_iter().for_each(Waker::wake);
     }
+}
+
+impl Driver {
+    /// Runs until told to end; then peers get a reset for what is open, and every stream and listener
+    /// of ours sees `NotConnected`.
+    pub(super) async fn run(self) {
+        let ending = Ending(Arc::clone(&self.shared));
+        let mut buffers = ReadBuffers::default();
+        let mut out = Outgoing::default();
+        let mut tasks = Tasks::default();
+        let mut due = Vec::new();
+        let mut close_at = None;
+        loop {
+            let deadline = self.turn(&mut out, &mut tasks, &mut due);
+            due.drain(..).for_each(Waker::wake);
+            let blocked = self.send(&mut out);
+            if close_at.is_some_and(|at| now() >= at || self.is_drained(&out)) {
+                break;
+            }
+            let wake_at = deadline.into_iter().chain(close_at).min();
+            tokio::select! {
+                () = self.shutdown.cancelled() => break,
+                () = self.closing.cancelled(), if close_at.is_none() => {
+                    close_at = Some(now() + CLOSE_DURATION_MAX);
+                    self.shared.lock().node.tcp().unlisten_all();
+                }
+                () = self.shared.work.notified() => {}
+                index = any_readable(&self.sockets) => self.read(index, &mut buffers),
+                () = room(blocked) => {}
+                () = sleep_until(wake_at) => {}
+                Some(ended) = tasks.running.join_next() => tasks.ended(ended),
+            }
+        }
+        // Streams first: from here on none waits, and none sees the resets that are for the peers.
+        drop(ending);
+        self.shared.lock().node.tcp().abort_all();
+        self.turn(&mut out, &mut tasks, &mut due);
+        // Once: what does not fit now is lost, and the peer's own time-outs end it.
+        self.send(&mut out);
+        // Requests hold the key store, which is free again when `Tailnet::close` returns.
+        tasks.running.shutdown().await;
+    }
+
+    fn is_drained(&self, out: &Outgoing) -> bool {
+        out.is_done() && self.shared.lock().node.tcp().is_drained()
+    }
 
     /// One turn of the crank: time, flush, and everything that the node wants done.
-    fn turn(
-        &self,
-        out: &mut TransmitBatch,
-        tasks: &mut Tasks,
-        due: &mut Vec<Waker>,
-    ) -> Option<Instant> {
+    fn turn(&self, out: &mut Outgoing, tasks: &mut Tasks, due: &mut Vec<Waker>) -> Option<Instant> {
         let now = now();
         let mut guard = self.shared.lock();
         let state = &mut *guard;
@@ -152,8 +186,11 @@ impl Driver {
         {
             state.node.handle_timeout(now);
         }
+        let expiry = expire_peers(&mut state.node, now);
         state.node.flush(now);
-        state.node.take_transmits(out);
+        if out.is_done() {
+            state.node.take_transmits(&mut out.batch);
+        }
         let mut told = Vec::new();
         while let Some(event) = state.node.poll_event() {
             if let NodeEvent::Tcp(event) = &event {
@@ -166,7 +203,7 @@ impl Driver {
         while let Some(request) = state.node.poll_control(now) {
             requests.push(request);
         }
-        let deadline = state.node.poll_timeout();
+        let deadline = state.node.poll_timeout().into_iter().chain(expiry).min();
         drop(guard);
         // A new key is on disk before the requests that use it go out.
         for event in told {
@@ -229,10 +266,20 @@ impl Driver {
         }
     }
 
+    /// Each trouble is told once, however often the attempt behind it is repeated.
     fn trouble(&self, trouble: Trouble) {
-        tracing::warn!(?trouble, "control");
-        self.progress
-            .send_modify(|progress| progress.trouble = Some(trouble));
+        let news = self.progress.send_if_modified(|progress| {
+            let news = progress.trouble.as_ref() != Some(&trouble);
+            if news {
+                progress.trouble = Some(trouble.clone());
+            }
+            news
+        });
+        if news {
+            tracing::warn!("{trouble}");
+        } else {
+            tracing::debug!("still: {trouble}");
+        }
     }
 
     fn read(&self, index: usize, buffers: &mut ReadBuffers) {
@@ -256,26 +303,14 @@ impl Driver {
         }
     }
 
-    async fn send(&self, out: &TransmitBatch) {
-        for run in out.iter() {
-            let Some(socket) = self.socket_for(run.destination) else {
-                continue;
-            };
-            loop {
-                match socket.try_send(&run) {
-                    Ok(()) => break,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        if socket.writable().await.is_err() {
-                            break;
-                        }
-                    }
-                    Err(error) => {
-                        tracing::debug!(%error, to = %run.destination, "sending to a peer");
-                        break;
-                    }
-                }
-            }
-        }
+    /// Sends what goes; the socket that has no room for more, if there is one.
+    fn send(&self, out: &mut Outgoing) -> Option<&Udp> {
+        let blocked = out.advance(|run| match self.socket_for(run.destination) {
+            Some(socket) => socket.try_send(run),
+            // We never told anyone of an address of this family.
+            None => (0, Err(io::ErrorKind::NetworkUnreachable.into())),
+        });
+        blocked.and_then(|to| self.socket_for(to))
     }
 
     fn socket_for(&self, destination: SocketAddr) -> Option<&Udp> {
@@ -305,6 +340,29 @@ async fn wait_readable(socket: &Udp) {
         tracing::error!(%error, local = %socket.local(), "the UDP socket is unusable");
         std::future::pending::<()>().await;
     }
+}
+
+/// Completes when `blocked` has room again; never if nothing is blocked.
+async fn room(blocked: Option<&Udp>) {
+    match blocked {
+        Some(socket) => {
+            if let Err(error) = socket.writable().await {
+                tracing::error!(%error, local = %socket.local(), "the UDP socket is unusable");
+                std::future::pending::<()>().await;
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Lets peers go whose key has expired; when to look again.
+fn expire_peers(node: &mut Node, now: Instant) -> Option<Instant> {
+    let today = unix_seconds();
+    if node.next_expiry()? <= today {
+        node.handle_wall_time(now, today);
+    }
+    let left = u64::try_from(node.next_expiry()?.saturating_sub(today)).unwrap_or(1);
+    Some(now + Duration::from_secs(left).min(WALL_TIME_SLEEP_MAX))
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -1,7 +1,8 @@
 //! TCP on the tunnel for async callers: ordinary `AsyncRead + AsyncWrite`, and a listener.
 //!
-//! Invariant: every operation is cancel-safe (state lives in the node, never in the future), a dropped
-//! stream is released exactly once, `shutdown` is a FIN and reading goes on after it.
+//! Invariant: every operation is cancel-safe (state lives in the node, never in the future), `shutdown` is a
+//! FIN and reading goes on after it. A dropped stream is released exactly once, as a kernel closes a
+//! socket: what was written still arrives, then a FIN; but bytes that nobody read make it a reset.
 //! Called by whoever holds a [`Tailnet`](super::Tailnet).
 
 use std::io;
@@ -189,7 +190,8 @@ impl AsyncWrite for TcpStream {
         drop(state);
         self.shared.kick();
         Poll::Ready(match done {
-            Ok(()) => Ok(()),
+            // Both sides had finished already.
+            Ok(()) | Err(TcpError::Closed(CloseReason::Done)) => Ok(()),
             Err(error) => Err(io_error(error)),
         })
     }
@@ -198,7 +200,11 @@ impl AsyncWrite for TcpStream {
 impl Drop for TcpStream {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
-        state.node.tcp().release(self.conn);
+        let tcp = state.node.tcp();
+        if let Err(error) = tcp.shutdown(self.conn) {
+            tracing::trace!(%error, "dropping a stream that is over");
+        }
+        tcp.release(self.conn);
         state.wakers.forget(self.conn);
         drop(state);
         self.shared.kick();
@@ -216,10 +222,9 @@ fn io_error(error: TcpError) -> io::Error {
     let kind = match &error {
         TcpError::WouldBlock => io::ErrorKind::WouldBlock,
         TcpError::Stale => io::ErrorKind::NotConnected,
-        TcpError::ShutDown => io::ErrorKind::BrokenPipe,
-        TcpError::Closed(CloseReason::Reset | CloseReason::Aborted | CloseReason::Done) => {
-            io::ErrorKind::ConnectionReset
-        }
+        TcpError::ShutDown | TcpError::Closed(CloseReason::Done) => io::ErrorKind::BrokenPipe,
+        TcpError::Closed(CloseReason::Reset) => io::ErrorKind::ConnectionReset,
+        TcpError::Closed(CloseReason::Aborted) => io::ErrorKind::ConnectionAborted,
         TcpError::Closed(CloseReason::Refused) => io::ErrorKind::ConnectionRefused,
         TcpError::Closed(CloseReason::TimedOut) => io::ErrorKind::TimedOut,
     };

@@ -16,6 +16,9 @@ use crate::node::Transmit;
 /// Buffers per read; with GRO each may hold 64 KiB of datagrams.
 const READ_BUFFERS: usize = 8;
 
+/// Datagrams per read without offload: as many as one merged read holds.
+const SINGLE_READS: usize = 48;
+
 /// Bytes of one read buffer: the largest merged read.
 const READ_BUFFER_BYTES: usize = 65_536;
 
@@ -94,9 +97,16 @@ impl Udp {
                 .slots
                 .first_mut()
                 .ok_or(io::ErrorKind::InvalidInput)?;
-            let (len, from) = self.socket.try_recv_from(buffer)?;
-            each(from, buffer.get(..len).unwrap_or_default());
-            return Ok(1);
+            while count < SINGLE_READS {
+                match self.socket.try_recv_from(buffer) {
+                    Ok((len, from)) => each(from, buffer.get(..len).unwrap_or_default()),
+                    Err(error) if count == 0 => return Err(error),
+                    // What it was comes up again with the next read.
+                    Err(_) => break,
+                }
+                count += 1;
+            }
+            return Ok(count);
         };
         let mut metas = [RecvMeta::default(); READ_BUFFERS];
         let filled = self.socket.try_io(Interest::READABLE, || {
@@ -117,43 +127,51 @@ impl Udp {
         Ok(count)
     }
 
-    /// Sends one run.
-    ///
-    /// # Errors
-    /// `WouldBlock` when the kernel's buffer is full; otherwise what the kernel said of this address.
-    pub(super) fn try_send(&self, run: &Transmit<'_>) -> io::Result<()> {
-        let single = run.contents.len() <= run.segment_bytes;
+    /// Sends one run; returns how many bytes of it went out and, if not all, why: `WouldBlock` when the
+    /// kernel's buffer is full, otherwise what the kernel said of this address.
+    pub(super) fn try_send(&self, run: &Transmit<'_>) -> (usize, io::Result<()>) {
         let segments_max = self
             .state
             .as_ref()
             .map_or(1, UdpSocketState::max_gso_segments);
-        if let Some(state) = &self.state
-            && (single || segments_max > 1)
-        {
-            let room = run.segment_bytes.saturating_mul(segments_max).max(1);
-            for contents in run.contents.chunks(room) {
-                let transmit = quinn_udp::Transmit {
-                    destination: run.destination,
-                    ecn: None,
-                    contents,
-                    segment_size: (contents.len() > run.segment_bytes).then_some(run.segment_bytes),
-                    src_ip: None,
-                };
-                self.socket.try_io(Interest::WRITABLE, || {
-                    state.try_send((&self.socket).into(), &transmit)
-                })?;
+        let call_bytes = run.segment_bytes.saturating_mul(segments_max).max(1);
+        let mut sent = 0;
+        for contents in run.contents.chunks(call_bytes) {
+            let outcome = match &self.state {
+                Some(state) => self.send_merged(state, contents, run),
+                None => self
+                    .socket
+                    .try_send_to(contents, run.destination)
+                    .map(|_whole| ()),
+            };
+            if let Err(error) = outcome {
+                return (sent, Err(error));
             }
-            return Ok(());
+            sent += contents.len();
         }
-        for datagram in run.contents.chunks(run.segment_bytes.max(1)) {
-            self.socket.try_send_to(datagram, run.destination)?;
-        }
-        Ok(())
+        (sent, Ok(()))
+    }
+
+    fn send_merged(
+        &self,
+        state: &UdpSocketState,
+        contents: &[u8],
+        run: &Transmit<'_>,
+    ) -> io::Result<()> {
+        let transmit = quinn_udp::Transmit {
+            destination: run.destination,
+            ecn: None,
+            contents,
+            segment_size: (contents.len() > run.segment_bytes).then_some(run.segment_bytes),
+            src_ip: None,
+        };
+        self.socket.try_io(Interest::WRITABLE, || {
+            state.try_send((&self.socket).into(), &transmit)
+        })
     }
 }
 
 /// Memory for reads, kept between calls.
-#[derive(Debug)]
 pub(super) struct ReadBuffers {
     slots: Vec<Box<[u8]>>,
 }
@@ -210,7 +228,8 @@ mod tests {
             batch.push(to.local(), datagram);
         }
         for run in batch.iter() {
-            from.try_send(&run).unwrap();
+            from.writable().await.unwrap();
+            assert_eq!(from.try_send(&run).0, run.contents.len());
         }
         assert_eq!(read_all(&to, sent.len()).await, sent);
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::*;
 use crate::key::DiscoPublic;
 use crate::tailcfg::{FilterRule, NetPortRange, Node as TailNode, PortRange, UserProfile};
-use crate::tcpip::{TcpConfig, TcpError};
+use crate::tcpip::{CloseReason, TcpConfig, TcpError};
 
 /// One end of the wire.
 struct Host {
@@ -358,8 +358,10 @@ fn a_peer_that_leaves_the_netmap_is_deaf_and_dumb() {
         wire.step();
     }
     let mut buf = [0; 16];
+    let aborted = Err(TcpError::Closed(CloseReason::Aborted));
+    assert_eq!(wire.hosts[1].node.tcp().recv(far, &mut buf), aborted);
     assert_eq!(
-        wire.hosts[1].node.tcp().recv(far, &mut buf),
+        wire.hosts[0].node.tcp().recv(near, &mut buf),
         Err(TcpError::WouldBlock)
     );
     assert!(
@@ -369,4 +371,132 @@ fn a_peer_that_leaves_the_netmap_is_deaf_and_dumb() {
             .whois("100.64.0.1".parse().unwrap(), "100.64.0.2".parse().unwrap())
             .is_none()
     );
+}
+
+#[test]
+fn a_connection_ends_when_its_address_passes_to_another_node_and_not_when_the_key_changes() {
+    for (id, ends) in [(1, false), (7, true)] {
+        let mut wire = Wire::new(&allow_all());
+        wire.hosts[1].node.tcp().listen(80, 4).unwrap();
+        let (_, far) = wire.connection("100.64.0.2:80");
+        let heir = TailNode {
+            id,
+            key: NodePrivate::from_bytes([77; 32]).public(),
+            ..tail_node(1, &wire.hosts[0])
+        };
+        let map = MapResponse {
+            peers: vec![heir],
+            ..MapResponse::default()
+        };
+        let now = wire.now;
+        wire.hosts[1].node.apply_map(now, map);
+        wire.hosts[1].node.flush(now);
+        let ended = wire.hosts[1].node.tcp().recv(far, &mut [0; 16]);
+        assert_eq!(ended != Err(TcpError::WouldBlock), ends, "{ended:?}");
+    }
+}
+
+#[test]
+fn a_port_that_the_filter_forbids_refuses_at_once() {
+    let mut rules = allow_all();
+    rules[0].dst_ports[0].ports = PortRange {
+        first: 80,
+        last: 80,
+    };
+    let mut wire = Wire::new(&rules);
+    wire.hosts[1].node.tcp().listen(81, 4).unwrap();
+    for remote in ["100.64.0.2:81", "[fd7a:115c:a1e0::2]:81"] {
+        let remote = remote.parse().unwrap();
+        let (near, _) = wire.hosts[0].node.connect(wire.now, remote).unwrap();
+        wire.until("the refusal", |wire| {
+            let refused = Err(TcpError::Closed(CloseReason::Refused));
+            wire.hosts[0].node.tcp().send(near, b"x") == refused
+        });
+    }
+    assert_eq!(wire.hosts[1].node.stats().drops.filtered, 2);
+}
+
+#[test]
+fn a_map_that_breaks_a_limit_changes_nothing_and_gives_the_stream_up() {
+    let mut wire = Wire::new(&allow_all());
+    let node = &mut wire.hosts[0].node;
+    node.flush(wire.now);
+    while node.poll_event().is_some() {}
+    let too_many = vec![FilterRule::default(); crate::netmap::RULES_MAX + 1];
+    let map = MapResponse {
+        packet_filter: Some(too_many),
+        ..MapResponse::default()
+    };
+    let ControlRequest::Register { id, .. } = node.poll_control(wire.now).unwrap() else {
+        panic!("a node begins by registering");
+    };
+    node.control()
+        .handle_response(wire.now, id, 200, None, br#"{"MachineAuthorized":true}"#);
+    node.flush(wire.now);
+    let stream = node.poll_control(wire.now).unwrap().id();
+    node.apply_map(wire.now, map);
+    node.flush(wire.now);
+    let events: Vec<NodeEvent> = std::iter::from_fn(|| node.poll_event()).collect();
+    assert!(
+        matches!(&events[..], [NodeEvent::CancelControl { id, reconnect: false }, NodeEvent::ControlDown { reason }]
+            if *id == stream && reason.contains("filter rules")),
+        "{events:?}"
+    );
+    assert_eq!(node.netmap().peers().count(), 1);
+}
+
+#[test]
+fn a_map_message_with_nothing_but_what_we_do_not_know_changes_nothing() {
+    let mut wire = Wire::new(&allow_all());
+    let node = &mut wire.hosts[0].node;
+    let json = r#"{"PingRequest":{"URL":"http://127.0.0.1/ping","Types":"c2n","Payload":"R0VU"},"ControlTime":"2026-01-01T00:00:00Z","New":[{}]}"#;
+    node.apply_map(wire.now, serde_json::from_str(json).unwrap());
+    node.flush(wire.now);
+    assert_eq!(node.netmap().peers().count(), 1);
+    wire.hosts[1].node.tcp().listen(80, 4).unwrap();
+    wire.connection("100.64.0.2:80");
+}
+
+#[test]
+fn a_thousand_idle_connections_cost_no_more_wakeups_than_one() {
+    let wakeups = |count: usize| {
+        let mut wire = Wire::new(&allow_all());
+        wire.hosts[1].node.tcp().listen(80, 2_000).unwrap();
+        let remote = "100.64.0.2:80".parse().unwrap();
+        for _ in 0..count {
+            wire.hosts[0].node.connect(wire.now, remote).unwrap();
+            wire.settle();
+        }
+        wire.until("all connections", |wire| {
+            wire.hosts[1].node.stats().tcp.connections == count
+                && wire.hosts[1].node.stats().tcp.half_open == 0
+        });
+        for _ in 0..40 {
+            wire.step();
+        }
+        let (before, begin) = (wire.hosts[1].node.stats().tcp, wire.now);
+        let mut steps = 0;
+        while wire.now < begin + Duration::from_secs(60) {
+            wire.step();
+            steps += 1;
+        }
+        assert_eq!(wire.hosts[1].node.stats().tcp, before, "{count} idle");
+        steps
+    };
+    // Tunnels and paths have timers of their own, a few each second at the most.
+    let (one, thousand) = (wakeups(1), wakeups(1_000));
+    assert!(thousand <= one + one / 4, "{one} and {thousand} wake-ups");
+}
+
+#[test]
+fn debug_shows_neither_what_was_carried_nor_who_is_in_the_tailnet() {
+    let mut wire = Wire::new(&allow_all());
+    wire.hosts[1].node.tcp().listen(80, 4).unwrap();
+    let (near, _) = wire.connection("100.64.0.2:80");
+    let text = [b'Q'; 200];
+    wire.hosts[0].node.tcp().send(near, &text).unwrap();
+    wire.settle();
+    let shown = format!("{:?}", wire.hosts[1].node);
+    assert!(!shown.contains("81, 81, 81") && !shown.contains("alice") && !shown.contains("host1"));
+    assert!(shown.len() < 2_000, "{} bytes", shown.len());
 }

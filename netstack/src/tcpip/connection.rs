@@ -457,6 +457,14 @@ impl Connection {
         self.socket().is_none_or(|socket| socket.send_queue() == 0)
     }
 
+    /// Whether the peer has yet to acknowledge bytes, or our FIN.
+    pub(super) fn owes(&self) -> bool {
+        self.socket().is_some_and(|socket| {
+            let closing = [State::FinWait1, State::Closing, State::LastAck];
+            socket.send_queue() > 0 || closing.contains(&socket.state())
+        })
+    }
+
     pub(super) fn wait_for_flush(&mut self) {
         self.waits.flush = true;
     }
