@@ -5,9 +5,11 @@
 
 mod bench;
 mod derp;
+mod devnet;
 mod log_lines;
 mod process;
 mod recclient;
+mod recorder;
 mod reference;
 mod scenarios;
 mod tailnet;
@@ -21,9 +23,12 @@ use anyhow::ensure;
 
 use crate::bench::{Bench, judge};
 use crate::derp::Derper;
+use crate::devnet::OwnControl;
 use crate::log_lines::Explained;
-use crate::recclient::{Cast, Report};
+use crate::recclient::{Cast, Job, Report};
+use crate::recorder::OwnRecorder;
 use crate::reference::Reference;
+use crate::tailnet::Tailnet;
 
 /// Enough for several windows of TCP and HTTP/2 flow control.
 const GENERATED_BYTES: u64 = 1 << 20;
@@ -46,8 +51,8 @@ fn a_stock_client_uploads_to_the_reference_recorder() {
             ("uploader-shell", shell_cast()),
             ("uploader-large", Cast::Generated(GENERATED_BYTES)),
         ] {
-            let report =
-                scenarios::a_stock_client_uploads(bench, reference.tailnet(), hostname, &cast)?;
+            let job = Job::new(hostname, cast);
+            let report = scenarios::a_stock_client_uploads(bench, reference.tailnet(), &job)?;
             assert_stored(&reference, &report)?;
         }
         Ok(())
@@ -55,29 +60,40 @@ fn a_stock_client_uploads_to_the_reference_recorder() {
 }
 
 #[test]
-fn stock_tailscaled_stays_connected_to_the_reference_tailnet() {
-    judge("reference_tailscaled", |bench: &Bench| {
+fn our_recorder_serves_stock_clients() {
+    judge("own", |bench| {
         let derper = Derper::start(bench)?;
-        let reference = Reference::start(bench, &derper.map())?;
-        let soak = seconds_from_environment("TAILTAPE_INTEROP_REFERENCE_SOAK_SECONDS")?
-            .unwrap_or(REFERENCE_SOAK_DEFAULT);
-        scenarios::stock_tailscaled_stays_connected(
-            bench,
-            reference.tailnet(),
-            soak,
-            &REFERENCE_EXPLAINED,
-        )
+        let control = OwnControl::start(derper.map())?;
+        let recorder = OwnRecorder::start(bench, &control)?;
+        let tailnet = Tailnet {
+            control_url: control.url(),
+            auth_key: control.client_key().to_owned(),
+            recorder: recorder.address(true)?,
+        };
+        for job in [
+            Job::new("shell", shell_cast()),
+            Job {
+                warm: false,
+                ..Job::new("cold", shell_cast())
+            },
+        ] {
+            let report = scenarios::a_stock_client_uploads(bench, &tailnet, &job)?;
+            recorder.assert_stored(&report)?;
+        }
+        recorder.stop()
     });
 }
 
 fn assert_stored(reference: &Reference, report: &Report) -> anyhow::Result<()> {
-    let stored = reference.stored()?;
-    ensure!(
-        stored.error.is_empty()
-            && stored.bytes == report.bytes_sent
-            && stored.sha256 == report.sha256_sent,
-        "sent and stored differ: {report:?} {stored:?}"
-    );
+    for upload in &report.uploads {
+        let stored = reference.stored()?;
+        ensure!(
+            stored.error.is_empty()
+                && stored.bytes == upload.bytes_sent
+                && stored.sha256 == upload.sha256_sent,
+            "sent and stored differ: {upload:?} {stored:?}"
+        );
+    }
     Ok(())
 }
 

@@ -45,6 +45,15 @@ impl Reference {
         Self::launch(bench, command)
     }
 
+    /// Starts the recorder only, on the tailnet of another control server. Its [`Tailnet`] has the recorder's auth key.
+    pub(crate) fn join(bench: &Bench, control_url: &str, auth_key: &str) -> anyhow::Result<Self> {
+        let mut command = bench.peers().command("stocknet");
+        command
+            .args(["-control", control_url, "-verbose", "-authkey-file"])
+            .arg(bench.file("recorder.key", auth_key)?);
+        Self::launch(bench, command)
+    }
+
     fn launch(bench: &Bench, mut command: Command) -> anyhow::Result<Self> {
         #[derive(Deserialize)]
         struct Ready {

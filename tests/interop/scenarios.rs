@@ -7,49 +7,71 @@ use anyhow::{Context, ensure};
 
 use crate::bench::Bench;
 use crate::log_lines::Explained;
-use crate::recclient::{self, Cast, Report};
+use crate::recclient::{self, Job, Report, Upload};
 use crate::tailnet::Tailnet;
 use crate::tailscaled::Tailscaled;
 
-/// A stock client joins, reaches the recorder directly and uploads `cast`; all that the client can see of it is in order.
-/// What was stored is compared by the caller with the report.
+/// A stock client joins, reaches the recorder directly and uploads; all that the client can see of it is in order. What was
+/// stored is compared by the caller with the report.
 #[expect(clippy::print_stderr, reason = "the run shows what it measured")]
 pub(crate) fn a_stock_client_uploads(
     bench: &Bench,
     tailnet: &Tailnet,
-    hostname: &str,
-    cast: &Cast,
+    job: &Job<'_>,
 ) -> anyhow::Result<Report> {
-    let report = recclient::upload(bench, tailnet, hostname, cast)?;
+    let report = recclient::upload(bench, tailnet, job)?;
     eprintln!(
-        "interop: {hostname} ({}): joined in {} ms, direct path {} after {} ms, {} bytes in {} ms, {} ack frames, sha256 {}",
+        "interop: {} ({}): joined in {} ms, path {} {}",
+        job.hostname,
         report.version,
         report.join_ms,
-        report.warm.endpoint,
-        report.warm.ms,
-        report.bytes_sent,
-        report.stream_ms,
-        report.ack_frames,
-        report.sha256_sent,
+        report.path.cur_addr,
+        if job.warm {
+            format!("proven after {} ms", report.warm.ms)
+        } else {
+            "not sought before the upload".to_owned()
+        },
     );
     ensure!(
-        report.error.is_empty() && report.frame_error.is_empty(),
-        "the upload failed: {report:?}"
+        report.uploads.len() == job.uploads,
+        "uploads are missing: {report:?}"
     );
+    for upload in &report.uploads {
+        eprintln!(
+            "interop: {}: connected in {} ms, {} bytes in {} ms, {} ack frames, last ack {}, sha256 {}",
+            job.hostname,
+            upload.connect_ms,
+            upload.bytes_sent,
+            upload.stream_ms,
+            upload.ack_frames,
+            upload.last_ack,
+            upload.sha256_sent,
+        );
+        went_well(upload, tailnet)?;
+    }
     ensure!(
-        report.watch_error.is_empty(),
-        "the wire was not HTTP/2: {report:?}"
-    );
-    ensure!(
-        !report.warm.endpoint.is_empty(),
+        !job.warm || !report.warm.endpoint.is_empty(),
         "no direct answer to a disco ping, last error {:?}: {report:?}",
         report.warm.error
     );
     ensure!(
         !report.path.cur_addr.is_empty(),
-        "the upload did not go directly: {report:?}"
+        "the uploads did not go directly: {report:?}"
     );
-    let tried: Vec<_> = report
+    Ok(report)
+}
+
+/// Acks, protocol and end of one upload are as they should be.
+fn went_well(upload: &Upload, tailnet: &Tailnet) -> anyhow::Result<()> {
+    ensure!(
+        upload.error.is_empty() && upload.frame_error.is_empty(),
+        "the upload failed: {upload:?}"
+    );
+    ensure!(
+        upload.watch_error.is_empty(),
+        "the wire was not HTTP/2: {upload:?}"
+    );
+    let tried: Vec<_> = upload
         .attempts
         .iter()
         .map(|attempt| (attempt.recorder.as_str(), attempt.error.as_str()))
@@ -59,22 +81,22 @@ pub(crate) fn a_stock_client_uploads(
         "the recorder was not reached at the first attempt: {tried:?}"
     );
     ensure!(
-        report.protocol == "v2",
-        "the client fell back to v1: {report:?}"
+        upload.protocol == "v2",
+        "the client fell back to v1: {upload:?}"
     );
     ensure!(
-        report.ack_frames > 0 && report.acks_monotonic,
-        "acks are missing or shrink: {report:?}"
+        upload.ack_frames > 0 && upload.acks_monotonic,
+        "acks are missing or shrink: {upload:?}"
     );
     ensure!(
-        report.last_ack == report.bytes_sent,
-        "the last ack is not the length of the body: {report:?}"
+        upload.last_ack == upload.bytes_sent,
+        "the last ack is not the length of the body: {upload:?}"
     );
     ensure!(
-        report.clean_end,
-        "the recorder did not end the response: {report:?}"
+        upload.clean_end,
+        "the recorder did not end the response: {upload:?}"
     );
-    Ok(report)
+    Ok(())
 }
 
 /// Stock `tailscaled` joins and stays Running for `soak`; it sees the recorder online and reaches it directly, at the start
