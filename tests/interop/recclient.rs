@@ -12,11 +12,9 @@ use crate::process::Process;
 use crate::reference::stdout_json;
 use crate::tailnet::Tailnet;
 
-/// Its own limits add up to this: 60 s to join, 60 s to warm the path, 30 s to connect, 60 s for the end, and the stream.
+/// How long one that is waited for may still take. Its own limits add up to this: 60 s to join, 60 s to warm the path, 30 s to
+/// connect, 60 s for the end, and the stream.
 const RUN_LIMIT: Duration = Duration::from_secs(240);
-
-/// Between two lines of a file, so that it streams for a while, as a session does.
-const FILE_PACE: &str = "5ms";
 
 /// What is streamed.
 #[derive(Debug, Clone)]
@@ -36,6 +34,8 @@ pub(crate) struct Job<'a> {
     pub(crate) cast: Cast,
     /// How many of them at once.
     pub(crate) uploads: usize,
+    /// Pause between two lines.
+    pub(crate) pace: Duration,
     /// Silence before the last line.
     pub(crate) idle: Duration,
     /// Pings the recorder before it uploads. A node that serves SSH does not.
@@ -49,6 +49,7 @@ impl<'a> Job<'a> {
             hostname,
             cast,
             uploads: 1,
+            pace: Duration::ZERO,
             idle: Duration::ZERO,
             warm: true,
         }
@@ -134,26 +135,40 @@ pub(crate) struct PeerPath {
     pub(crate) cur_addr: String,
 }
 
-/// Joins `tailnet` and streams to its recorder.
-pub(crate) fn upload(bench: &Bench, tailnet: &Tailnet, job: &Job<'_>) -> anyhow::Result<Report> {
-    let Job { hostname, .. } = *job;
-    let mut command = bench.peers().command("recclient");
-    command
-        .args(["-control", &tailnet.control_url, "-hostname", hostname])
-        .arg("-authkey-file")
-        .arg(bench.file(&format!("{hostname}.key"), &tailnet.auth_key)?)
-        .arg("-state")
-        .arg(bench.directory(hostname)?)
-        .args(["-recorder", &tailnet.recorder.to_string(), "-verbose"])
-        .args(["-uploads", &job.uploads.to_string()])
-        .args(["-idle", &format!("{}ms", job.idle.as_millis())]);
-    if !job.warm {
-        command.args(["-warm", "0"]);
+/// A client at work.
+#[derive(Debug)]
+pub(crate) struct Running {
+    process: Process,
+}
+
+impl Running {
+    /// Starts a client that joins `tailnet` and streams to its recorder.
+    pub(crate) fn start(bench: &Bench, tailnet: &Tailnet, job: &Job<'_>) -> anyhow::Result<Self> {
+        let Job { hostname, .. } = *job;
+        let millis = |duration: Duration| format!("{}ms", duration.as_millis());
+        let mut command = bench.peers().command("recclient");
+        command
+            .args(["-control", &tailnet.control_url, "-hostname", hostname])
+            .arg("-authkey-file")
+            .arg(bench.file(&format!("{hostname}.key"), &tailnet.auth_key)?)
+            .arg("-state")
+            .arg(bench.directory(hostname)?)
+            .args(["-recorder", &tailnet.recorder.to_string(), "-verbose"])
+            .args(["-uploads", &job.uploads.to_string()])
+            .args(["-pace", &millis(job.pace), "-idle", &millis(job.idle)]);
+        if !job.warm {
+            command.args(["-warm", "0"]);
+        }
+        match &job.cast {
+            Cast::File(path) => command.arg("-cast").arg(path),
+            Cast::Generated(bytes) => command.arg("-generate-bytes").arg(bytes.to_string()),
+        };
+        let process = Process::start(bench, hostname, command)?;
+        Ok(Self { process })
     }
-    match &job.cast {
-        Cast::File(path) => command.args(["-pace", FILE_PACE, "-cast"]).arg(path),
-        Cast::Generated(bytes) => command.arg("-generate-bytes").arg(bytes.to_string()),
-    };
-    let process = Process::start(bench, hostname, command)?;
-    process.wait_for("its report", RUN_LIMIT, stdout_json)
+
+    /// Waits for its end.
+    pub(crate) fn report(self) -> anyhow::Result<Report> {
+        self.process.wait_for("its report", RUN_LIMIT, stdout_json)
+    }
 }

@@ -92,7 +92,13 @@ impl OwnRecorder {
     /// Proves that each upload of `report` is stored whole, under the identity of the node that sent it. The manifest must be
     /// there already: it is written before the response ends.
     pub(crate) fn assert_stored(&self, report: &Report) -> anyhow::Result<()> {
-        let manifests = manifests(&self.store_root.join("recordings"))?;
+        let mut manifests = manifests(&self.store_root.join("recordings"))?;
+        manifests.retain(|manifest| manifest.uploader.stable_id == report.stable_id);
+        ensure!(
+            manifests.len() == report.uploads.len(),
+            "{} recordings are stored of {report:?}",
+            manifests.len()
+        );
         for upload in &report.uploads {
             let manifest = manifests
                 .iter()
@@ -102,8 +108,7 @@ impl OwnRecorder {
             let uploader = &manifest.uploader;
             let user = uploader.user.as_ref().map(|user| user.login.as_str());
             ensure!(
-                uploader.stable_id == report.stable_id
-                    && report.addresses.contains(&uploader.address)
+                report.addresses.contains(&uploader.address)
                     && user == Some(USER)
                     && uploader.tags.is_empty(),
                 "{report:?} is stored as of {uploader:?}"
@@ -165,7 +170,10 @@ fn manifests(directory: &Path) -> anyhow::Result<Vec<Manifest>> {
             let path = entry?.path();
             if path.is_dir() {
                 directories.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "json") {
+            } else if path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+            {
                 let bytes = fs::read(&path)?;
                 let manifest = Manifest::decode(&bytes);
                 found.push(manifest.with_context(|| format!("reading {}", path.display()))?);

@@ -1,5 +1,5 @@
 //! The reference tailnet: upstream's test control server and a recorder on stock tsnet, in one process (`peers/tailscale/cmd/
-//! stocknet`). Every scenario runs against it first: what fails here is not our fault, and what passes here is possible.
+//! stocknet`). An upload runs against it first: what fails here is not our fault, and what passes here is possible.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -42,15 +42,6 @@ impl Reference {
         command
             .arg("-derp-map")
             .arg(bench.file("derp-map.json", &map)?);
-        Self::launch(bench, command)
-    }
-
-    /// Starts the recorder only, on the tailnet of another control server. Its [`Tailnet`] has the recorder's auth key.
-    pub(crate) fn join(bench: &Bench, control_url: &str, auth_key: &str) -> anyhow::Result<Self> {
-        let mut command = bench.peers().command("stocknet");
-        command
-            .args(["-control", control_url, "-verbose", "-authkey-file"])
-            .arg(bench.file("recorder.key", auth_key)?);
         Self::launch(bench, command)
     }
 

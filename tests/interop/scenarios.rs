@@ -1,35 +1,49 @@
 //! What stock peers must be able to do on any tailnet that claims to be one. Each scenario takes the tailnet as an argument, so
 //! that the same words judge the reference and us. Times are printed, never asserted. Called by the tests in `main.rs`.
 
-use std::time::Duration;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
 use crate::bench::Bench;
 use crate::log_lines::Explained;
-use crate::recclient::{self, Job, Report, Upload};
+use crate::process::now;
+use crate::recclient::{Job, Report, Running, Upload};
 use crate::tailnet::Tailnet;
 use crate::tailscaled::Tailscaled;
 
 /// A stock client joins, reaches the recorder directly and uploads; all that the client can see of it is in order. What was
 /// stored is compared by the caller with the report.
-#[expect(clippy::print_stderr, reason = "the run shows what it measured")]
 pub(crate) fn a_stock_client_uploads(
     bench: &Bench,
     tailnet: &Tailnet,
     job: &Job<'_>,
 ) -> anyhow::Result<Report> {
-    let report = recclient::upload(bench, tailnet, job)?;
+    let running = Running::start(bench, tailnet, job)?;
+    a_running_client_ends_well(running, tailnet, job)
+}
+
+/// The second half of [`a_stock_client_uploads`].
+#[expect(clippy::print_stderr, reason = "the run shows what it measured")]
+pub(crate) fn a_running_client_ends_well(
+    running: Running,
+    tailnet: &Tailnet,
+    job: &Job<'_>,
+) -> anyhow::Result<Report> {
+    let report = running.report()?;
     eprintln!(
-        "interop: {} ({}): joined in {} ms, path {} {}",
+        "interop: {} ({}): joined in {} ms, {} upload(s) to {}, path {} {}",
         job.hostname,
         report.version,
         report.join_ms,
+        report.uploads.len(),
+        tailnet.recorder,
         report.path.cur_addr,
         if job.warm {
             format!("proven after {} ms", report.warm.ms)
         } else {
-            "not sought before the upload".to_owned()
+            "not sought before".to_owned()
         },
     );
     ensure!(
@@ -99,58 +113,79 @@ fn went_well(upload: &Upload, tailnet: &Tailnet) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Stock `tailscaled` joins and stays Running for `soak`; it sees the recorder online and reaches it directly, at the start
-/// and at the end; and its log holds no line that neither the machine nor `also` explains.
-#[expect(clippy::print_stderr, reason = "the run shows what it saw")]
-pub(crate) fn stock_tailscaled_stays_connected(
-    bench: &Bench,
-    tailnet: &Tailnet,
-    soak: Duration,
-    also: &[Explained],
-) -> anyhow::Result<()> {
-    let recorder = tailnet.recorder.ip();
-    let daemon = Tailscaled::start(bench, "tailscaled")?;
-    daemon.up(bench, tailnet, "daemon")?;
-    let first_pong = daemon.ping_directly(recorder)?;
-    let suspects = daemon.watch(soak, also)?;
-    let mut listed = String::new();
-    for found in &suspects {
-        listed.push_str(&format!("\n  [{}] {}", found.alarm, found.line));
-    }
-    ensure!(
-        suspects.is_empty(),
-        "{} suspicious lines:{listed}",
-        suspects.len()
-    );
+/// Stock `tailscaled` in a tailnet, to be looked at again after a while.
+#[derive(Debug)]
+pub(crate) struct Soak {
+    daemon: Tailscaled,
+    recorder: IpAddr,
+    begun: Instant,
+    first_pong: String,
+}
 
-    // An idle peer has no current address, so the ping comes before the status.
-    let last_pong = daemon.ping_directly(recorder)?;
-    let status = daemon.status()?;
-    eprintln!(
-        "interop: tailscaled after {} s: {}, health {:?}, first: {}, last: {}",
-        soak.as_secs(),
-        status.backend_state,
-        status.health,
-        first_pong.trim(),
-        last_pong.trim()
-    );
-    ensure!(
-        status.backend_state == "Running",
-        "it is {}",
-        status.backend_state
-    );
-    ensure!(
-        status.health.as_ref().is_none_or(Vec::is_empty),
-        "it feels unwell: {:?}",
-        status.health
-    );
-    let peer = status
-        .peer(recorder)
-        .context("the recorder is not among its peers")?;
-    ensure!(peer.online, "it believes that the recorder is offline");
-    ensure!(
-        !peer.cur_addr.is_empty(),
-        "its path to the recorder is not direct"
-    );
-    Ok(())
+impl Soak {
+    /// It joins and reaches the recorder directly.
+    pub(crate) fn begin(bench: &Bench, tailnet: &Tailnet) -> anyhow::Result<Self> {
+        let recorder = tailnet.recorder.ip();
+        let daemon = Tailscaled::start(bench, "tailscaled")?;
+        daemon.up(bench, tailnet, "daemon")?;
+        let first_pong = daemon.ping_directly(recorder)?;
+        daemon.ping_through_the_tunnel(recorder)?;
+        Ok(Self {
+            daemon,
+            recorder,
+            begun: now(),
+            first_pong,
+        })
+    }
+
+    /// Waits until `soak` has passed since the beginning. It is Running still; it sees the recorder online and reaches it
+    /// directly; and its log holds no line that neither the machine nor `also` explains.
+    #[expect(clippy::print_stderr, reason = "the run shows what it saw")]
+    pub(crate) fn end(self, soak: Duration, also: &[Explained]) -> anyhow::Result<()> {
+        let Self {
+            daemon, recorder, ..
+        } = self;
+        let suspects = daemon.watch(soak.saturating_sub(self.begun.elapsed()), also)?;
+        let mut listed = String::new();
+        for found in &suspects {
+            listed.push_str(&format!("\n  [{}] {}", found.alarm, found.line));
+        }
+        ensure!(
+            suspects.is_empty(),
+            "{} suspicious lines:{listed}",
+            suspects.len()
+        );
+
+        // An idle peer has no current address, so the pings come before the status.
+        let last_pong = daemon.ping_directly(recorder)?;
+        daemon.ping_through_the_tunnel(recorder)?;
+        let status = daemon.status()?;
+        eprintln!(
+            "interop: tailscaled after {} s: {}, health {:?}, first: {}, last: {}",
+            self.begun.elapsed().as_secs(),
+            status.backend_state,
+            status.health,
+            self.first_pong.trim(),
+            last_pong.trim()
+        );
+        ensure!(
+            status.backend_state == "Running",
+            "it is {}",
+            status.backend_state
+        );
+        ensure!(
+            status.health.as_ref().is_none_or(Vec::is_empty),
+            "it feels unwell: {:?}",
+            status.health
+        );
+        let peer = status
+            .peer(recorder)
+            .context("the recorder is not among its peers")?;
+        ensure!(peer.online, "it believes that the recorder is offline");
+        ensure!(
+            !peer.cur_addr.is_empty(),
+            "its path to the recorder is not direct"
+        );
+        Ok(())
+    }
 }

@@ -120,6 +120,12 @@ impl Tailscaled {
         self.tailscale(&["ping", "--until-direct", "-c", PING_COUNT, &ip.to_string()])
     }
 
+    /// Pings over WireGuard, which disco does not touch; fails if no answer comes.
+    pub(crate) fn ping_through_the_tunnel(&self, ip: std::net::IpAddr) -> anyhow::Result<()> {
+        self.tailscale(&["ping", "--tsmp", "-c", "1", &ip.to_string()])
+            .map(drop)
+    }
+
     /// Reads the daemon's log for `duration` and returns the suspicious lines since its start. `also` explains what only this
     /// tailnet causes.
     pub(crate) fn watch(
