@@ -129,7 +129,7 @@ fn our_recorder_serves_stock_clients() {
 
         let report = scenarios::a_running_client_ends_well(session_running, &tailnet, &session)?;
         recorder.assert_stored(&report)?;
-        daemon.end(soak, &[])?;
+        daemon.end(soak)?;
         recorder.stop()
     });
 }

@@ -40,6 +40,7 @@ pub(crate) struct OwnRecorder {
     store: Store,
     store_root: PathBuf,
     runtime: Runtime,
+    log: PathBuf,
 }
 
 impl OwnRecorder {
@@ -78,6 +79,7 @@ impl OwnRecorder {
             store,
             store_root,
             runtime,
+            log: bench.log("recorder"),
         })
     }
 
@@ -143,20 +145,26 @@ impl OwnRecorder {
         Ok(())
     }
 
-    /// Stops it in order: uploads first, the store last.
+    /// Stops it in order: uploads first, the store last. It must have had nothing to complain about.
     pub(crate) fn stop(self) -> anyhow::Result<()> {
         let Self {
             node,
             recorder,
             store,
             runtime,
+            log,
             ..
         } = self;
         runtime.block_on(async {
             ensure!(recorder.stop(STOP_LIMIT).await, "uploads were still open");
             drop(node);
             store.close().await.context("closing the store")
-        })
+        })?;
+        let log = fs::read_to_string(&log).with_context(|| format!("reading {}", log.display()))?;
+        let is_complaint = |line: &&str| line.contains(" WARN ") || line.contains(" ERROR ");
+        let complaints: Vec<&str> = log.lines().filter(is_complaint).collect();
+        ensure!(complaints.is_empty(), "our own log: {complaints:#?}");
+        Ok(())
     }
 }
 
@@ -204,11 +212,12 @@ fn hash_file(path: &Path, hash: &mut Sha256) -> anyhow::Result<u64> {
     }
 }
 
-/// Sends what this process logs to `log`.
+/// Sends what this process logs to `log`. boringtun warns of each handshake that it repeats, as it must when clients leave
+/// without a word.
 fn log_to(log: File) -> anyhow::Result<()> {
     let subscriber = tracing_subscriber::fmt()
         .with_ansi(false)
-        .with_env_filter("info,netstack=debug,tailtape=debug")
+        .with_env_filter("info,netstack=debug,tailtape=debug,boringtun=error")
         .with_writer(Mutex::new(log))
         .finish();
     tracing::subscriber::set_global_default(subscriber)
