@@ -60,11 +60,10 @@ fn a_stock_client_uploads_to_the_reference_recorder() {
     judge("reference_upload", |bench| {
         let derper = Derper::start(bench)?;
         let reference = Reference::start(bench, &derper.map())?;
-        for (hostname, cast) in [
-            ("shell", shell_cast()),
-            ("medium", Cast::Generated(GENERATED_BYTES)),
+        for job in [
+            short_session("shell"),
+            Job::new("medium", Cast::Generated(GENERATED_BYTES)),
         ] {
-            let job = Job::new(hostname, cast);
             let report = scenarios::a_stock_client_uploads(bench, reference.tailnet(), &job)?;
             assert_stored(&reference, &report)?;
         }
@@ -100,22 +99,18 @@ fn our_recorder_serves_stock_clients() {
         };
         let session_running = Running::start(bench, &tailnet, &session)?;
 
-        let quick = |hostname| Job {
-            pace: SHELL_PACE,
-            ..Job::new(hostname, shell_cast())
-        };
         let cold = Job {
             warm: false,
-            ..quick("cold")
+            ..short_session("cold")
         };
         let many = Job {
             uploads: MANY_UPLOADS,
             ..Job::new("many", Cast::Generated(GENERATED_BYTES))
         };
         for (tailnet, job) in [
-            (&tailnet, quick("shell")),
+            (&tailnet, short_session("shell")),
             (&tailnet, cold),
-            (&over_ipv6, quick("ipv6")),
+            (&over_ipv6, short_session("ipv6")),
             (
                 &tailnet,
                 Job::new("medium", Cast::Generated(GENERATED_BYTES)),
@@ -130,6 +125,12 @@ fn our_recorder_serves_stock_clients() {
         let report = scenarios::a_running_client_ends_well(session_running, &tailnet, &session)?;
         recorder.assert_stored(&report)?;
         daemon.end(soak)?;
+
+        let recorder = recorder.restart(bench, &control)?;
+        daemon.reaches_the_restarted_recorder()?;
+        let job = short_session("again");
+        let report = scenarios::a_stock_client_uploads(bench, &tailnet, &job)?;
+        recorder.assert_stored(&report)?;
         recorder.stop()
     });
 }
@@ -145,6 +146,14 @@ fn assert_stored(reference: &Reference, report: &Report) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// The session of [`shell_cast`], a few times faster than it was.
+fn short_session(hostname: &str) -> Job<'_> {
+    Job {
+        pace: SHELL_PACE,
+        ..Job::new(hostname, shell_cast())
+    }
 }
 
 /// A short session of a real shell, committed with the tests.

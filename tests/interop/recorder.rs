@@ -47,10 +47,20 @@ impl OwnRecorder {
     /// Joins `control` as its recorder and listens. Its log goes to `recorder.log`.
     pub(crate) fn start(bench: &Bench, control: &OwnControl) -> anyhow::Result<Self> {
         log_to(bench.create_log("recorder")?)?;
+        Self::launch(bench, control)
+    }
+
+    /// Stops it and starts it anew with the same state and store.
+    pub(crate) fn restart(self, bench: &Bench, control: &OwnControl) -> anyhow::Result<Self> {
+        self.stop()?;
+        Self::launch(bench, control)
+    }
+
+    fn launch(bench: &Bench, control: &OwnControl) -> anyhow::Result<Self> {
         let runtime = Runtime::new().context("starting a runtime")?;
         let store_root = bench.directory("store")?;
         let (node, recorder, store) = runtime.block_on(async {
-            let mut keys = KeyStore::ephemeral();
+            let mut keys = KeyStore::open(bench.directory("state")?)?;
             let recorder_id = serve::recorder_id(&mut keys)?;
             let url = StoreUrl::Local(store_root.clone());
             let store = Store::open(StoreConfig::new(url, recorder_id)).await?;
@@ -212,12 +222,11 @@ fn hash_file(path: &Path, hash: &mut Sha256) -> anyhow::Result<u64> {
     }
 }
 
-/// Sends what this process logs to `log`. boringtun warns of each handshake that it repeats, as it must when clients leave
-/// without a word.
+/// Sends what this process logs to `log`. boringtun complains of every peer that left without a word, as all clients here do.
 fn log_to(log: File) -> anyhow::Result<()> {
     let subscriber = tracing_subscriber::fmt()
         .with_ansi(false)
-        .with_env_filter("info,netstack=debug,tailtape=debug,boringtun=error")
+        .with_env_filter("info,netstack=debug,tailtape=debug,boringtun=off")
         .with_writer(Mutex::new(log))
         .finish();
     tracing::subscriber::set_global_default(subscriber)

@@ -152,10 +152,8 @@ impl Soak {
     /// Waits until `soak` has passed since the beginning. It is Running still; it sees the recorder online and reaches it
     /// directly; and its log holds no line that the machine does not explain.
     #[expect(clippy::print_stderr, reason = "the run shows what it saw")]
-    pub(crate) fn end(self, soak: Duration) -> anyhow::Result<()> {
-        let Self {
-            daemon, recorder, ..
-        } = self;
+    pub(crate) fn end(&self, soak: Duration) -> anyhow::Result<()> {
+        let (daemon, recorder) = (&self.daemon, self.recorder);
         daemon.ping_through_the_tunnel(recorder)?;
         let suspects = daemon.watch(soak.saturating_sub(self.begun.elapsed()))?;
         let mut listed = String::new();
@@ -197,6 +195,19 @@ impl Soak {
         ensure!(
             !peer.cur_addr.is_empty(),
             "its path to the recorder is not direct"
+        );
+        Ok(())
+    }
+
+    /// The recorder was restarted: the daemon's session with it is worth nothing, its path leads nowhere. It gets through all
+    /// the same.
+    #[expect(clippy::print_stderr, reason = "the run shows what it saw")]
+    pub(crate) fn reaches_the_restarted_recorder(&self) -> anyhow::Result<()> {
+        let begun = now();
+        self.daemon.ping_through_the_tunnel(self.recorder)?;
+        eprintln!(
+            "interop: tailscaled is through to the restarted recorder after {} ms",
+            begun.elapsed().as_millis()
         );
         Ok(())
     }

@@ -56,10 +56,10 @@ func stream(ctx context.Context, o options, cast io.Reader, dial netx.DialFunc) 
 	var writeErr error
 	for {
 		line, err := lines.ReadBytes('\n')
-		if _, end := lines.Peek(1); end == io.EOF {
-			time.Sleep(o.idle)
-		}
 		if len(line) > 0 {
+			if _, end := lines.Peek(1); end == io.EOF {
+				time.Sleep(o.idle)
+			}
 			var n int
 			n, writeErr = pw.Write(line)
 			sum.Write(line[:n])
