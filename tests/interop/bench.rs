@@ -72,8 +72,13 @@ impl Bench {
 
     /// Opens the log of a process, empty.
     pub(crate) fn create_log(&self, name: &str) -> anyhow::Result<File> {
-        let path = self.logs.join(format!("{name}.log"));
+        let path = self.log(name);
         File::create(&path).with_context(|| format!("creating {}", path.display()))
+    }
+
+    /// Where the log of a process is.
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        self.logs.join(format!("{name}.log"))
     }
 }
 

@@ -1,13 +1,16 @@
 //! Stock peers as judges, on loopback: the Go library's own uploader, `tailscaled` and `derper`, built from the pinned module in
 //! `peers/tailscale`. Needs Go and the Go module proxy, so it is behind the feature `interop`; `just interop` runs it.
 //!
-//! Every scenario runs against the reference tailnet, which is made of stock parts only, and then against ours.
+//! An upload runs against the reference tailnet first, which is made of stock parts only, to see that the judge is sane; then
+//! everything runs against ours.
 
 mod bench;
 mod derp;
+mod devnet;
 mod log_lines;
 mod process;
 mod recclient;
+mod recorder;
 mod reference;
 mod scenarios;
 mod tailnet;
@@ -19,66 +22,138 @@ use std::time::Duration;
 
 use anyhow::ensure;
 
-use crate::bench::{Bench, judge};
+use crate::bench::judge;
 use crate::derp::Derper;
-use crate::log_lines::Explained;
-use crate::recclient::{Cast, Report};
+use crate::devnet::OwnControl;
+use crate::recclient::{Cast, Job, Report, Running};
+use crate::recorder::OwnRecorder;
 use crate::reference::Reference;
+use crate::scenarios::Soak;
+use crate::tailnet::Tailnet;
 
 /// Enough for several windows of TCP and HTTP/2 flow control.
 const GENERATED_BYTES: u64 = 1 << 20;
 
-/// Long enough to see the daemon join, settle on a path and check its network a second time.
-const REFERENCE_SOAK_DEFAULT: Duration = Duration::from_secs(30);
+/// More than the largest windows and buffers together, and several segments' worth of parts.
+const LARGE_BYTES: u64 = 100 << 20;
 
-/// What only the reference's control server makes a healthy daemon print.
-const REFERENCE_EXPLAINED: [Explained; 1] = [Explained {
-    text: "[unexpected] delta-adjusted current time is before hardcoded epoch",
-    reason: "the reference control server sends no current time",
-}];
+/// Uploads of one node at the same time.
+const MANY_UPLOADS: usize = 20;
+
+/// How long a stock daemon is watched by default: it rekeys, asks STUN and checks its network several times.
+const SOAK_DEFAULT: Duration = Duration::from_secs(300);
+
+/// A client gives up after 30 s without a frame; the shell's user thinks for longer.
+const IDLE: Duration = Duration::from_secs(35);
+
+/// What the long session needs besides its pauses.
+const SESSION_MARGIN: Duration = Duration::from_secs(15);
+
+/// Lines of `tests/vectors/shell.cast`.
+const SHELL_CAST_LINES: u32 = 218;
+
+/// Between two lines of a short session.
+const SHELL_PACE: Duration = Duration::from_millis(5);
 
 #[test]
 fn a_stock_client_uploads_to_the_reference_recorder() {
     judge("reference_upload", |bench| {
         let derper = Derper::start(bench)?;
         let reference = Reference::start(bench, &derper.map())?;
-        for (hostname, cast) in [
-            ("uploader-shell", shell_cast()),
-            ("uploader-large", Cast::Generated(GENERATED_BYTES)),
+        for job in [
+            short_session("shell"),
+            Job::new("medium", Cast::Generated(GENERATED_BYTES)),
         ] {
-            let report =
-                scenarios::a_stock_client_uploads(bench, reference.tailnet(), hostname, &cast)?;
+            let report = scenarios::a_stock_client_uploads(bench, reference.tailnet(), &job)?;
             assert_stored(&reference, &report)?;
         }
         Ok(())
     });
 }
 
+/// One run of our recorder. While a stock daemon soaks beside it and a session as long as that is recorded, other stock clients
+/// come and go.
 #[test]
-fn stock_tailscaled_stays_connected_to_the_reference_tailnet() {
-    judge("reference_tailscaled", |bench: &Bench| {
+fn our_recorder_serves_stock_clients() {
+    judge("own", |bench| {
+        let soak =
+            seconds_from_environment("TAILTAPE_INTEROP_SOAK_SECONDS")?.unwrap_or(SOAK_DEFAULT);
         let derper = Derper::start(bench)?;
-        let reference = Reference::start(bench, &derper.map())?;
-        let soak = seconds_from_environment("TAILTAPE_INTEROP_REFERENCE_SOAK_SECONDS")?
-            .unwrap_or(REFERENCE_SOAK_DEFAULT);
-        scenarios::stock_tailscaled_stays_connected(
-            bench,
-            reference.tailnet(),
-            soak,
-            &REFERENCE_EXPLAINED,
-        )
+        let control = OwnControl::start(derper.map())?;
+        let recorder = OwnRecorder::start(bench, &control)?;
+        let tailnet = Tailnet {
+            control_url: control.url(),
+            auth_key: control.client_key().to_owned(),
+            recorder: recorder.address(true)?,
+        };
+        let over_ipv6 = Tailnet {
+            recorder: recorder.address(false)?,
+            ..tailnet.clone()
+        };
+
+        let daemon = Soak::begin(bench, &tailnet)?;
+        let session = Job {
+            pace: soak.saturating_sub(IDLE + SESSION_MARGIN) / SHELL_CAST_LINES,
+            idle: IDLE,
+            ..Job::new("session", shell_cast())
+        };
+        let session_running = Running::start(bench, &tailnet, &session)?;
+
+        let cold = Job {
+            warm: false,
+            ..short_session("cold")
+        };
+        let many = Job {
+            uploads: MANY_UPLOADS,
+            ..Job::new("many", Cast::Generated(GENERATED_BYTES))
+        };
+        for (tailnet, job) in [
+            (&tailnet, short_session("shell")),
+            (&tailnet, cold),
+            (&over_ipv6, short_session("ipv6")),
+            (
+                &tailnet,
+                Job::new("medium", Cast::Generated(GENERATED_BYTES)),
+            ),
+            (&tailnet, Job::new("large", Cast::Generated(LARGE_BYTES))),
+            (&over_ipv6, many),
+        ] {
+            let report = scenarios::a_stock_client_uploads(bench, tailnet, &job)?;
+            recorder.assert_stored(&report)?;
+        }
+
+        let report = scenarios::a_running_client_ends_well(session_running, &tailnet, &session)?;
+        recorder.assert_stored(&report)?;
+        daemon.end(soak)?;
+
+        let recorder = recorder.restart(bench, &control)?;
+        daemon.reaches_the_restarted_recorder()?;
+        let job = short_session("again");
+        let report = scenarios::a_stock_client_uploads(bench, &tailnet, &job)?;
+        recorder.assert_stored(&report)?;
+        recorder.stop()
     });
 }
 
 fn assert_stored(reference: &Reference, report: &Report) -> anyhow::Result<()> {
-    let stored = reference.stored()?;
-    ensure!(
-        stored.error.is_empty()
-            && stored.bytes == report.bytes_sent
-            && stored.sha256 == report.sha256_sent,
-        "sent and stored differ: {report:?} {stored:?}"
-    );
+    for upload in &report.uploads {
+        let stored = reference.stored()?;
+        ensure!(
+            stored.error.is_empty()
+                && stored.bytes == upload.bytes_sent
+                && stored.sha256 == upload.sha256_sent,
+            "sent and stored differ: {upload:?} {stored:?}"
+        );
+    }
     Ok(())
+}
+
+/// The session of [`shell_cast`], a few times faster than it was.
+fn short_session(hostname: &str) -> Job<'_> {
+    Job {
+        pace: SHELL_PACE,
+        ..Job::new(hostname, shell_cast())
+    }
 }
 
 /// A short session of a real shell, committed with the tests.

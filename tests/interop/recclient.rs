@@ -1,6 +1,7 @@
 //! Runs `recclient` (`peers/tailscale/cmd/recclient`) to its end: a stock tsnet node that joins, finds the direct path to the
-//! recorder and streams one cast with `sessionrecording.ConnectToRecorder`. Called by the upload scenarios.
+//! recorder and streams casts with `sessionrecording.ConnectToRecorder`. Called by the upload scenarios.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,11 +12,9 @@ use crate::process::Process;
 use crate::reference::stdout_json;
 use crate::tailnet::Tailnet;
 
-/// Its own limits add up to this: 60 s to join, 60 s to warm the path, 30 s to connect, 60 s for the end, and the stream.
+/// How long one that is waited for may still take. Its own limits add up to this: 60 s to join, 60 s to warm the path, 30 s to
+/// connect, 60 s for the end, and the stream.
 const RUN_LIMIT: Duration = Duration::from_secs(240);
-
-/// Between two lines of a file, so that it streams for a while, as a session does.
-const FILE_PACE: &str = "5ms";
 
 /// What is streamed.
 #[derive(Debug, Clone)]
@@ -26,21 +25,69 @@ pub(crate) enum Cast {
     Generated(u64),
 }
 
+/// What one client does.
+#[derive(Debug, Clone)]
+pub(crate) struct Job<'a> {
+    /// The name under which it joins.
+    pub(crate) hostname: &'a str,
+    /// What it streams; generated ones of one client all differ.
+    pub(crate) cast: Cast,
+    /// How many of them at once.
+    pub(crate) uploads: usize,
+    /// Pause between two lines.
+    pub(crate) pace: Duration,
+    /// Silence before the last line.
+    pub(crate) idle: Duration,
+    /// Pings the recorder before it uploads. A node that serves SSH does not.
+    pub(crate) warm: bool,
+}
+
+impl<'a> Job<'a> {
+    /// One upload over a proven path, without a pause.
+    pub(crate) fn new(hostname: &'a str, cast: Cast) -> Self {
+        Self {
+            hostname,
+            cast,
+            uploads: 1,
+            pace: Duration::ZERO,
+            idle: Duration::ZERO,
+            warm: true,
+        }
+    }
+}
+
 /// What the client says about its run. All durations are milliseconds.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Report {
     /// Version of the Go library.
     pub(crate) version: String,
+    /// The StableID that control gave it.
+    pub(crate) stable_id: String,
+    /// Its tailnet addresses.
+    pub(crate) addresses: Vec<IpAddr>,
     /// From start to Running.
     pub(crate) join_ms: u64,
     /// How the first packets to the recorder fared.
     pub(crate) warm: Warm,
+    /// In no order of time.
+    pub(crate) uploads: Vec<Upload>,
+    /// The path after the uploads.
+    pub(crate) path: PeerPath,
+}
+
+/// What the client says about one upload.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Upload {
     /// One per recorder that was tried, in order.
     pub(crate) attempts: Vec<Attempt>,
     /// Body bytes whose write succeeded.
     pub(crate) bytes_sent: u64,
+    /// Lines in them.
+    pub(crate) lines_sent: u64,
     /// SHA-256 of those bytes, lower-case hexadecimal.
     pub(crate) sha256_sent: String,
+    /// From the first dial to a recorder that takes the upload.
+    pub(crate) connect_ms: u64,
     /// From first write to the end of the upload.
     pub(crate) stream_ms: u64,
     /// Empty: every write succeeded and the upload ended without error.
@@ -59,8 +106,6 @@ pub(crate) struct Report {
     pub(crate) clean_end: bool,
     /// The watcher could not follow the bytes on the wire.
     pub(crate) watch_error: String,
-    /// The path after the upload.
-    pub(crate) path: PeerPath,
 }
 
 /// See [`Report::warm`].
@@ -74,7 +119,7 @@ pub(crate) struct Warm {
     pub(crate) error: String,
 }
 
-/// See [`Report::attempts`].
+/// See [`Upload::attempts`].
 #[derive(Debug, Deserialize)]
 pub(crate) struct Attempt {
     /// `ip:port`.
@@ -90,25 +135,40 @@ pub(crate) struct PeerPath {
     pub(crate) cur_addr: String,
 }
 
-/// Joins `tailnet` as `hostname` and streams `cast` to its recorder.
-pub(crate) fn upload(
-    bench: &Bench,
-    tailnet: &Tailnet,
-    hostname: &str,
-    cast: &Cast,
-) -> anyhow::Result<Report> {
-    let mut command = bench.peers().command("recclient");
-    command
-        .args(["-control", &tailnet.control_url, "-hostname", hostname])
-        .arg("-authkey-file")
-        .arg(bench.file(&format!("{hostname}.key"), &tailnet.auth_key)?)
-        .arg("-state")
-        .arg(bench.directory(hostname)?)
-        .args(["-recorder", &tailnet.recorder.to_string(), "-verbose"]);
-    match cast {
-        Cast::File(path) => command.args(["-pace", FILE_PACE, "-cast"]).arg(path),
-        Cast::Generated(bytes) => command.arg("-generate-bytes").arg(bytes.to_string()),
-    };
-    let process = Process::start(bench, hostname, command)?;
-    process.wait_for("its report", RUN_LIMIT, stdout_json)
+/// A client at work.
+#[derive(Debug)]
+pub(crate) struct Running {
+    process: Process,
+}
+
+impl Running {
+    /// Starts a client that joins `tailnet` and streams to its recorder.
+    pub(crate) fn start(bench: &Bench, tailnet: &Tailnet, job: &Job<'_>) -> anyhow::Result<Self> {
+        let Job { hostname, .. } = *job;
+        let millis = |duration: Duration| format!("{}ms", duration.as_millis());
+        let mut command = bench.peers().command("recclient");
+        command
+            .args(["-control", &tailnet.control_url, "-hostname", hostname])
+            .arg("-authkey-file")
+            .arg(bench.file(&format!("{hostname}.key"), &tailnet.auth_key)?)
+            .arg("-state")
+            .arg(bench.directory(hostname)?)
+            .args(["-recorder", &tailnet.recorder.to_string(), "-verbose"])
+            .args(["-uploads", &job.uploads.to_string()])
+            .args(["-pace", &millis(job.pace), "-idle", &millis(job.idle)]);
+        if !job.warm {
+            command.args(["-warm", "0"]);
+        }
+        match &job.cast {
+            Cast::File(path) => command.arg("-cast").arg(path),
+            Cast::Generated(bytes) => command.arg("-generate-bytes").arg(bytes.to_string()),
+        };
+        let process = Process::start(bench, hostname, command)?;
+        Ok(Self { process })
+    }
+
+    /// Waits for its end.
+    pub(crate) fn report(self) -> anyhow::Result<Report> {
+        self.process.wait_for("its report", RUN_LIMIT, stdout_json)
+    }
 }

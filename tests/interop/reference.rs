@@ -1,5 +1,5 @@
 //! The reference tailnet: upstream's test control server and a recorder on stock tsnet, in one process (`peers/tailscale/cmd/
-//! stocknet`). Every scenario runs against it first: what fails here is not our fault, and what passes here is possible.
+//! stocknet`). An upload runs against it first: what fails here is not our fault, and what passes here is possible.
 
 use std::net::SocketAddr;
 use std::process::Command;

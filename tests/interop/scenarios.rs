@@ -1,55 +1,103 @@
 //! What stock peers must be able to do on any tailnet that claims to be one. Each scenario takes the tailnet as an argument, so
 //! that the same words judge the reference and us. Times are printed, never asserted. Called by the tests in `main.rs`.
 
-use std::time::Duration;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
 use crate::bench::Bench;
-use crate::log_lines::Explained;
-use crate::recclient::{self, Cast, Report};
+use crate::process::now;
+use crate::recclient::{Job, Report, Running, Upload};
 use crate::tailnet::Tailnet;
 use crate::tailscaled::Tailscaled;
 
-/// A stock client joins, reaches the recorder directly and uploads `cast`; all that the client can see of it is in order.
-/// What was stored is compared by the caller with the report.
-#[expect(clippy::print_stderr, reason = "the run shows what it measured")]
+/// A stock client joins, reaches the recorder directly and uploads; all that the client can see of it is in order. What was
+/// stored is compared by the caller with the report.
 pub(crate) fn a_stock_client_uploads(
     bench: &Bench,
     tailnet: &Tailnet,
-    hostname: &str,
-    cast: &Cast,
+    job: &Job<'_>,
 ) -> anyhow::Result<Report> {
-    let report = recclient::upload(bench, tailnet, hostname, cast)?;
+    let running = Running::start(bench, tailnet, job)?;
+    a_running_client_ends_well(running, tailnet, job)
+}
+
+/// The second half of [`a_stock_client_uploads`].
+#[expect(clippy::print_stderr, reason = "the run shows what it measured")]
+pub(crate) fn a_running_client_ends_well(
+    running: Running,
+    tailnet: &Tailnet,
+    job: &Job<'_>,
+) -> anyhow::Result<Report> {
+    let report = running.report()?;
     eprintln!(
-        "interop: {hostname} ({}): joined in {} ms, direct path {} after {} ms, {} bytes in {} ms, {} ack frames, sha256 {}",
+        "interop: {} ({}): joined in {} ms, {} upload(s) to {}, path {} {}",
+        job.hostname,
         report.version,
         report.join_ms,
-        report.warm.endpoint,
-        report.warm.ms,
-        report.bytes_sent,
-        report.stream_ms,
-        report.ack_frames,
-        report.sha256_sent,
+        report.uploads.len(),
+        tailnet.recorder,
+        report.path.cur_addr,
+        if job.warm {
+            format!("proven after {} ms", report.warm.ms)
+        } else {
+            "not sought before".to_owned()
+        },
     );
     ensure!(
-        report.error.is_empty() && report.frame_error.is_empty(),
-        "the upload failed: {report:?}"
+        report.uploads.len() == job.uploads,
+        "uploads are missing: {report:?}"
     );
+    eprintln!("interop: {}: {}", job.hostname, summary(&report.uploads));
+    for upload in &report.uploads {
+        went_well(upload, tailnet)?;
+    }
     ensure!(
-        report.watch_error.is_empty(),
-        "the wire was not HTTP/2: {report:?}"
-    );
-    ensure!(
-        !report.warm.endpoint.is_empty(),
+        !job.warm || !report.warm.endpoint.is_empty(),
         "no direct answer to a disco ping, last error {:?}: {report:?}",
         report.warm.error
     );
     ensure!(
         !report.path.cur_addr.is_empty(),
-        "the upload did not go directly: {report:?}"
+        "the uploads did not go directly: {report:?}"
     );
-    let tried: Vec<_> = report
+    Ok(report)
+}
+
+/// The slowest of each, and the sum of the bytes and the acks.
+fn summary(uploads: &[Upload]) -> String {
+    let slowest = |of: fn(&Upload) -> u64| uploads.iter().map(of).max().unwrap_or_default();
+    let sum = |of: fn(&Upload) -> u64| uploads.iter().map(of).sum::<u64>();
+    let hashes: Vec<&str> = uploads
+        .iter()
+        .map(|upload| upload.sha256_sent.as_str())
+        .collect();
+    format!(
+        "connected in {} ms, {} bytes in {} ms, {} ack frames, acked {}, sha256 {}",
+        slowest(|upload| upload.connect_ms),
+        sum(|upload| upload.bytes_sent),
+        slowest(|upload| upload.stream_ms),
+        sum(|upload| upload.ack_frames),
+        sum(|upload| upload.last_ack),
+        match hashes.as_slice() {
+            [only] => (*only).to_owned(),
+            several => format!("of {} casts", several.len()),
+        }
+    )
+}
+
+/// Acks, protocol and end of one upload are as they should be.
+fn went_well(upload: &Upload, tailnet: &Tailnet) -> anyhow::Result<()> {
+    ensure!(
+        upload.error.is_empty() && upload.frame_error.is_empty(),
+        "the upload failed: {upload:?}"
+    );
+    ensure!(
+        upload.watch_error.is_empty(),
+        "the wire was not HTTP/2: {upload:?}"
+    );
+    let tried: Vec<_> = upload
         .attempts
         .iter()
         .map(|attempt| (attempt.recorder.as_str(), attempt.error.as_str()))
@@ -59,76 +107,108 @@ pub(crate) fn a_stock_client_uploads(
         "the recorder was not reached at the first attempt: {tried:?}"
     );
     ensure!(
-        report.protocol == "v2",
-        "the client fell back to v1: {report:?}"
+        upload.protocol == "v2",
+        "the client fell back to v1: {upload:?}"
     );
     ensure!(
-        report.ack_frames > 0 && report.acks_monotonic,
-        "acks are missing or shrink: {report:?}"
+        upload.ack_frames > 0 && upload.acks_monotonic,
+        "acks are missing or shrink: {upload:?}"
     );
     ensure!(
-        report.last_ack == report.bytes_sent,
-        "the last ack is not the length of the body: {report:?}"
+        upload.last_ack == upload.bytes_sent,
+        "the last ack is not the length of the body: {upload:?}"
     );
     ensure!(
-        report.clean_end,
-        "the recorder did not end the response: {report:?}"
-    );
-    Ok(report)
-}
-
-/// Stock `tailscaled` joins and stays Running for `soak`; it sees the recorder online and reaches it directly, at the start
-/// and at the end; and its log holds no line that neither the machine nor `also` explains.
-#[expect(clippy::print_stderr, reason = "the run shows what it saw")]
-pub(crate) fn stock_tailscaled_stays_connected(
-    bench: &Bench,
-    tailnet: &Tailnet,
-    soak: Duration,
-    also: &[Explained],
-) -> anyhow::Result<()> {
-    let recorder = tailnet.recorder.ip();
-    let daemon = Tailscaled::start(bench, "tailscaled")?;
-    daemon.up(bench, tailnet, "daemon")?;
-    let first_pong = daemon.ping_directly(recorder)?;
-    let suspects = daemon.watch(soak, also)?;
-    let mut listed = String::new();
-    for found in &suspects {
-        listed.push_str(&format!("\n  [{}] {}", found.alarm, found.line));
-    }
-    ensure!(
-        suspects.is_empty(),
-        "{} suspicious lines:{listed}",
-        suspects.len()
-    );
-
-    // An idle peer has no current address, so the ping comes before the status.
-    let last_pong = daemon.ping_directly(recorder)?;
-    let status = daemon.status()?;
-    eprintln!(
-        "interop: tailscaled after {} s: {}, health {:?}, first: {}, last: {}",
-        soak.as_secs(),
-        status.backend_state,
-        status.health,
-        first_pong.trim(),
-        last_pong.trim()
-    );
-    ensure!(
-        status.backend_state == "Running",
-        "it is {}",
-        status.backend_state
-    );
-    ensure!(
-        status.health.as_ref().is_none_or(Vec::is_empty),
-        "it feels unwell: {:?}",
-        status.health
-    );
-    let peer = status
-        .peer(recorder)
-        .context("the recorder is not among its peers")?;
-    ensure!(peer.online, "it believes that the recorder is offline");
-    ensure!(
-        !peer.cur_addr.is_empty(),
-        "its path to the recorder is not direct"
+        upload.clean_end,
+        "the recorder did not end the response: {upload:?}"
     );
     Ok(())
+}
+
+/// Stock `tailscaled` in a tailnet, to be looked at again after a while.
+#[derive(Debug)]
+pub(crate) struct Soak {
+    daemon: Tailscaled,
+    recorder: IpAddr,
+    begun: Instant,
+    first_pong: String,
+}
+
+impl Soak {
+    /// It joins and reaches the recorder directly.
+    pub(crate) fn begin(bench: &Bench, tailnet: &Tailnet) -> anyhow::Result<Self> {
+        let recorder = tailnet.recorder.ip();
+        let daemon = Tailscaled::start(bench, "tailscaled")?;
+        daemon.up(bench, tailnet, "daemon")?;
+        let first_pong = daemon.ping_directly(recorder)?;
+        Ok(Self {
+            daemon,
+            recorder,
+            begun: now(),
+            first_pong,
+        })
+    }
+
+    /// Waits until `soak` has passed since the beginning. It is Running still; it sees the recorder online and reaches it
+    /// directly; and its log holds no line that the machine does not explain.
+    #[expect(clippy::print_stderr, reason = "the run shows what it saw")]
+    pub(crate) fn end(&self, soak: Duration) -> anyhow::Result<()> {
+        let (daemon, recorder) = (&self.daemon, self.recorder);
+        daemon.ping_through_the_tunnel(recorder)?;
+        let suspects = daemon.watch(soak.saturating_sub(self.begun.elapsed()))?;
+        let mut listed = String::new();
+        for found in &suspects {
+            listed.push_str(&format!("\n  [{}] {}", found.alarm, found.line));
+        }
+        ensure!(
+            suspects.is_empty(),
+            "{} suspicious lines:{listed}",
+            suspects.len()
+        );
+
+        // An idle peer has no current address, so the pings come before the status.
+        let last_pong = daemon.ping_directly(recorder)?;
+        daemon.ping_through_the_tunnel(recorder)?;
+        let status = daemon.status()?;
+        eprintln!(
+            "interop: tailscaled after {} s: {}, health {:?}, first: {}, last: {}",
+            self.begun.elapsed().as_secs(),
+            status.backend_state,
+            status.health,
+            self.first_pong.trim(),
+            last_pong.trim()
+        );
+        ensure!(
+            status.backend_state == "Running",
+            "it is {}",
+            status.backend_state
+        );
+        ensure!(
+            status.health.as_ref().is_none_or(Vec::is_empty),
+            "it feels unwell: {:?}",
+            status.health
+        );
+        let peer = status
+            .peer(recorder)
+            .context("the recorder is not among its peers")?;
+        ensure!(peer.online, "it believes that the recorder is offline");
+        ensure!(
+            !peer.cur_addr.is_empty(),
+            "its path to the recorder is not direct"
+        );
+        Ok(())
+    }
+
+    /// The recorder was restarted: the daemon's session with it is worth nothing, its path leads nowhere. It gets through all
+    /// the same.
+    #[expect(clippy::print_stderr, reason = "the run shows what it saw")]
+    pub(crate) fn reaches_the_restarted_recorder(&self) -> anyhow::Result<()> {
+        let begun = now();
+        self.daemon.ping_through_the_tunnel(self.recorder)?;
+        eprintln!(
+            "interop: tailscaled is through to the restarted recorder after {} ms",
+            begun.elapsed().as_millis()
+        );
+        Ok(())
+    }
 }

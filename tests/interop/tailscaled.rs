@@ -8,7 +8,7 @@ use anyhow::Context;
 use serde::Deserialize;
 
 use crate::bench::Bench;
-use crate::log_lines::{Explained, Suspect, suspect};
+use crate::log_lines::{Suspect, suspect};
 use crate::process::{Line, Process, output_of};
 use crate::tailnet::Tailnet;
 
@@ -120,20 +120,21 @@ impl Tailscaled {
         self.tailscale(&["ping", "--until-direct", "-c", PING_COUNT, &ip.to_string()])
     }
 
-    /// Reads the daemon's log for `duration` and returns the suspicious lines since its start. `also` explains what only this
-    /// tailnet causes.
-    pub(crate) fn watch(
-        &self,
-        duration: Duration,
-        also: &[Explained],
-    ) -> anyhow::Result<Vec<Suspect>> {
+    /// Pings over WireGuard, which disco does not touch; fails if no answer comes.
+    pub(crate) fn ping_through_the_tunnel(&self, ip: std::net::IpAddr) -> anyhow::Result<()> {
+        self.tailscale(&["ping", "--tsmp", "-c", "1", &ip.to_string()])
+            .map(drop)
+    }
+
+    /// Reads the daemon's log for `duration` and returns the suspicious lines since its start.
+    pub(crate) fn watch(&self, duration: Duration) -> anyhow::Result<Vec<Suspect>> {
         let mut suspects: Vec<Suspect> = self
             .first_lines
             .iter()
-            .filter_map(|line| suspect(line, also))
+            .filter_map(|line| suspect(line))
             .collect();
         self.process.watch(duration, |line| {
-            suspects.extend(suspect(text_of(line), also));
+            suspects.extend(suspect(text_of(line)));
         })?;
         Ok(suspects)
     }

@@ -70,6 +70,10 @@ fn build() -> anyhow::Result<Peers> {
     let pinned = pinned.trim().trim_start_matches('v');
 
     let started = now();
+    let mut vet = Command::new("go");
+    vet.current_dir(&module).args(["vet", "./..."]);
+    output_of(vet).context("vetting our programs")?;
+
     let mut build = Command::new("go");
     build
         .current_dir(&module)
@@ -87,7 +91,7 @@ fn build() -> anyhow::Result<Peers> {
     version.arg("version");
     let tailscale = output_of(version)?;
     eprintln!(
-        "interop: {go_version}, tailscale {}, built in {} s",
+        "interop: {go_version}, tailscale {}, vetted and built in {} s",
         tailscale.lines().next().unwrap_or("?"),
         started.elapsed().as_secs()
     );

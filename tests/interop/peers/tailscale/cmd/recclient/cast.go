@@ -12,18 +12,18 @@ import (
 	"tailscale.com/sessionrecording"
 )
 
-// openCast returns the cast to stream: a file, or a generated one.
-func openCast(o options) (io.ReadCloser, error) {
+// openCast returns the i-th cast to stream: the file, or a generated one.
+func openCast(o options, i int) (io.ReadCloser, error) {
 	if o.castFile != "" {
 		return os.Open(o.castFile)
 	}
-	return io.NopCloser(bytes.NewReader(generateCast(o.generateBytes))), nil
+	return io.NopCloser(bytes.NewReader(generateCast(o.generateBytes, i))), nil
 }
 
-// generateCast returns the same asciicast each time: the header that stock nodes write, then keystroke echoes, lines of
+// generateCast returns an asciicast, the same one each time for the same seed: the header that stock nodes write, then keystroke echoes, lines of
 // output, now and then a screenful, a resize, and text outside ASCII, until it is sizeBytes long or a little longer.
-func generateCast(sizeBytes int64) []byte {
-	rnd := rand.New(rand.NewPCG(1, 2))
+func generateCast(sizeBytes int64, seed int) []byte {
+	rnd := rand.New(rand.NewPCG(1, uint64(seed)))
 	var b bytes.Buffer
 	writeLine := func(v any) {
 		line, err := json.Marshal(v)

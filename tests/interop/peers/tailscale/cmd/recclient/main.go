@@ -1,8 +1,8 @@
-// Program recclient is a stock uploader of session recordings: a tsnet node of the Go library that streams one cast to a
+// Program recclient is a stock uploader of session recordings: a tsnet node of the Go library that streams casts to a
 // recorder with sessionrecording.ConnectToRecorder, exactly as the SSH server of a stock node does: one write per line.
 //
 // It joins, waits for Running, warms the path to the recorder with disco pings, streams, closes, and waits for the error
-// channel. It prints one JSON object (type report) as the only line on stdout; logs go to stderr. Exit code 0 means that the
+// channels. It prints one JSON object (type report) as the only line on stdout; logs go to stderr. Exit code 0 means that the
 // report was printed, not that the upload succeeded: the judge reads the report. tests/interop starts it.
 package main
 
@@ -12,10 +12,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log"
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"tailscale.com/client/local"
@@ -37,6 +39,7 @@ type options struct {
 	control, authKeyFile, hostname, state, castFile, reportFile string
 	recorders                                                   recorderList
 	generateBytes                                               int64
+	uploads                                                     int
 	pace, idle, warm                                            time.Duration
 	verbose                                                     bool
 }
@@ -57,11 +60,12 @@ func (l *recorderList) Set(s string) error {
 // report is what the program says about its run. All durations are milliseconds.
 type report struct {
 	Version   string   `json:"version"`
+	StableID  string   `json:"stable_id"`
 	Addresses []string `json:"addresses"`
 	JoinMS    int64    `json:"join_ms"`
 	Warm      warming  `json:"warm"`
-	upload
-	Path peerPath `json:"path"`
+	Uploads   []upload `json:"uploads"`
+	Path      peerPath `json:"path"`
 }
 
 // warming is how the first packets to the recorder fared.
@@ -94,7 +98,8 @@ func main() {
 	flag.StringVar(&o.castFile, "cast", "", "cast file to stream")
 	flag.Int64Var(&o.generateBytes, "generate-bytes", 1<<20, "without -cast: generate a cast of at least this size")
 	flag.DurationVar(&o.pace, "pace", 0, "pause between two lines")
-	flag.DurationVar(&o.idle, "idle", 0, "stay silent for this long before the end, as an idle shell does")
+	flag.IntVar(&o.uploads, "uploads", 1, "upload so many casts at once; generated ones all differ")
+	flag.DurationVar(&o.idle, "idle", 0, "stay silent for this long before the last line, as an idle shell does")
 	flag.DurationVar(&o.warm, "warm", 60*time.Second, "longest wait for a direct path before the upload; 0: do not ping")
 	flag.StringVar(&o.reportFile, "report", "", "also write the report here")
 	flag.BoolVar(&o.verbose, "verbose", false, "log what the node logs")
@@ -127,11 +132,14 @@ func run(ctx context.Context, o options) (*report, error) {
 	envknob.SetNoLogsNoSupport()
 	envknob.Setenv("TS_PANIC_IF_HIT_MAIN_CONTROL", "1")
 
-	cast, err := openCast(o)
-	if err != nil {
-		return nil, err
+	casts := make([]io.ReadCloser, o.uploads)
+	for i := range casts {
+		var err error
+		if casts[i], err = openCast(o, i); err != nil {
+			return nil, err
+		}
+		defer casts[i].Close()
 	}
-	defer cast.Close()
 
 	authKey := ""
 	if o.authKeyFile != "" {
@@ -156,6 +164,7 @@ func run(ctx context.Context, o options) (*report, error) {
 		return nil, fmt.Errorf("joining the tailnet: %w", err)
 	}
 	r.JoinMS = time.Since(started).Milliseconds()
+	r.StableID = string(st.Self.ID)
 	for _, ip := range st.TailscaleIPs {
 		r.Addresses = append(r.Addresses, ip.String())
 	}
@@ -167,7 +176,12 @@ func run(ctx context.Context, o options) (*report, error) {
 	if o.warm > 0 {
 		r.Warm = warmPath(ctx, lc, o.recorders[0].Addr(), o.warm)
 	}
-	r.upload = stream(ctx, o, cast, node.Dial)
+	r.Uploads = make([]upload, len(casts))
+	var wg sync.WaitGroup
+	for i, cast := range casts {
+		wg.Go(func() { r.Uploads[i] = stream(ctx, o, cast, node.Dial) })
+	}
+	wg.Wait()
 	r.Path = pathTo(ctx, lc, o.recorders[0].Addr())
 	return r, nil
 }

@@ -57,6 +57,9 @@ func stream(ctx context.Context, o options, cast io.Reader, dial netx.DialFunc) 
 	for {
 		line, err := lines.ReadBytes('\n')
 		if len(line) > 0 {
+			if _, end := lines.Peek(1); end == io.EOF {
+				time.Sleep(o.idle)
+			}
 			var n int
 			n, writeErr = pw.Write(line)
 			sum.Write(line[:n])
@@ -75,7 +78,6 @@ func stream(ctx context.Context, o options, cast io.Reader, dial netx.DialFunc) 
 		}
 		time.Sleep(o.pace)
 	}
-	time.Sleep(o.idle)
 	if err := pw.Close(); err != nil && writeErr == nil {
 		writeErr = err
 	}
