@@ -1,7 +1,11 @@
 //! Replays the committed fuzz corpus through the fuzzed functions, with no fuzzing engine: what
 //! once broke a decoder stays mended. Run by `cargo test`.
 
-#![allow(clippy::unwrap_used, reason = "a test program: to panic is to fail")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test program: to panic is to fail"
+)]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -27,13 +31,13 @@ fn names_in(folder: &Path) -> BTreeSet<String> {
 
 #[test]
 fn every_committed_input_keeps_its_decoder_whole() {
-    for (target, decode) in decoders::TARGETS {
+    for (target, _) in decoders::TARGETS {
         let folder = fuzz_folder().join("corpus").join(target);
         let inputs = names_in(&folder);
         assert!(!inputs.is_empty(), "corpus/{target} has no seeds");
         for input in inputs {
             let bytes = fs::read(folder.join(&input)).unwrap();
-            let outcome = std::panic::catch_unwind(|| decode(&bytes));
+            let outcome = std::panic::catch_unwind(|| decoders::run(target, &bytes));
             assert!(
                 outcome.is_ok(),
                 "corpus/{target}/{input} breaks its decoder"

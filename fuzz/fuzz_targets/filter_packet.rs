@@ -1,4 +1,4 @@
-//! libFuzzer's door to `fuzz::filter_packet`.
+//! libFuzzer's door to the target `filter_packet`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::filter_packet(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::run("filter_packet", data));

@@ -1,4 +1,4 @@
-//! libFuzzer's door to `fuzz::netmap_json`.
+//! libFuzzer's door to the target `netmap_json`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::netmap_json(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::run("netmap_json", data));
