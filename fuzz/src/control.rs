@@ -69,6 +69,7 @@ fn follow<'a>(wire: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
                 | ControlEvent::Registered
                 | ControlEvent::NeedsLogin { .. }
                 | ControlEvent::Refused { .. }
+                | ControlEvent::RegisterFailed { .. }
                 | ControlEvent::NodeRemoved => panic!("from a stream: {event:?}"),
             }
             said.push(format!("{event:?}"));
@@ -161,7 +162,7 @@ fn hear(control: &mut Control, now: Instant, open: &mut Vec<(RequestId, &'static
                 assert!(reason.chars().count() <= REASON_CHARS_MAX, "{reason}");
                 open.retain(|(_, kind)| *kind != "/stream");
             }
-            ControlEvent::Refused { reason } => {
+            ControlEvent::Refused { reason } | ControlEvent::RegisterFailed { reason } => {
                 assert!(reason.chars().count() <= REASON_CHARS_MAX, "{reason}");
             }
             ControlEvent::Registered
