@@ -210,6 +210,8 @@ mod tests {
             batch.push(to.local(), datagram);
         }
         for run in batch.iter() {
+            // A new socket counts as writable only once the runtime has asked the kernel.
+            from.writable().await.unwrap();
             from.try_send(&run).unwrap();
         }
         assert_eq!(read_all(&to, sent.len()).await, sent);
