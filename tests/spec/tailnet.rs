@@ -17,6 +17,7 @@ use tailtape::recording::manifest::Manifest;
 use tailtape::serve::{RECORDER_PORT, Recorder};
 use tailtape::store::{SealedRecording, Store, StoreConfig, StoreUrl};
 use tempfile::TempDir;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 
 use crate::announcing::Announcing;
@@ -30,8 +31,9 @@ const SEALED_MAX: usize = 16;
 
 /// A recorder at work and its uploader, both joined.
 pub(crate) struct LoopbackTailnet {
-    /// None once it has vanished.
-    uploader: Option<Tailnet>,
+    uploader: Tailnet,
+    /// Drives the uploader alone; none once it has vanished.
+    uploader_runtime: Option<Runtime>,
     /// Where the recorder takes uploads, on the tailnet.
     pub(crate) address: SocketAddr,
     /// None once a test has taken it, to stop it.
@@ -46,8 +48,16 @@ pub(crate) struct LoopbackTailnet {
 impl LoopbackTailnet {
     pub(crate) async fn start(config: IngestConfig) -> Self {
         let devnet = DevNet::start(DevNetConfig::default()).await.unwrap();
-        let recorder_node = join(&devnet, "recorder", &["tag:recorder"]).await;
-        let uploader = join(&devnet, "ssh-node", &[]).await;
+        let recorder_node = settings(&devnet, "recorder", &["tag:recorder"]);
+        let recorder_node = Tailnet::join(recorder_node, PATIENCE).await.unwrap();
+        let uploader_runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let joining = settings(&devnet, "ssh-node", &[]);
+        let joining = uploader_runtime.spawn(Tailnet::join(joining, PATIENCE));
+        let uploader = joining.await.unwrap().unwrap();
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(StoreConfig {
             commit_interval: COMMIT_INTERVAL,
@@ -66,7 +76,8 @@ impl LoopbackTailnet {
         let recorder = Recorder::start(&recorder_node, sink, config).unwrap();
         let address = SocketAddr::new(recorder_node.status().addresses[0], RECORDER_PORT);
         Self {
-            uploader: Some(uploader),
+            uploader,
+            uploader_runtime: Some(uploader_runtime),
             address,
             recorder: Some(recorder),
             store,
@@ -79,12 +90,14 @@ impl LoopbackTailnet {
 
     /// The node that uploads.
     pub(crate) fn uploader(&self) -> &Tailnet {
-        self.uploader.as_ref().unwrap()
+        &self.uploader
     }
 
-    /// Ends the node that uploads, in the middle of everything.
+    /// Ends the node that uploads, in the middle of everything and without a word: nothing drives it any more.
     pub(crate) fn vanish(&mut self) {
-        self.uploader = None;
+        if let Some(runtime) = self.uploader_runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 
     /// The recorder, to be stopped.
@@ -146,14 +159,20 @@ impl LoopbackTailnet {
     }
 }
 
-async fn join(devnet: &DevNet, hostname: &str, tags: &[&str]) -> Tailnet {
+impl Drop for LoopbackTailnet {
+    fn drop(&mut self) {
+        self.vanish();
+    }
+}
+
+fn settings(devnet: &DevNet, hostname: &str, tags: &[&str]) -> TailnetConfig {
     let spec = AuthKeySpec {
         user: devnet.add_user("you@example.com"),
         tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
         reusable: false,
         ephemeral: false,
     };
-    let config = TailnetConfig {
+    TailnetConfig {
         control_url: devnet.url(),
         hostname: hostname.to_owned(),
         auth_key: Some(AuthKey::new(&devnet.auth_key(spec).unwrap())),
@@ -164,6 +183,5 @@ async fn join(devnet: &DevNet, hostname: &str, tags: &[&str]) -> Tailnet {
         bind: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
         udp_offload: true,
         tcp: TcpConfig::default(),
-    };
-    Tailnet::join(config, PATIENCE).await.unwrap()
+    }
 }
