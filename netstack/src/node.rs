@@ -518,6 +518,9 @@ impl Node {
             }
             told.push(event);
         }
+        while let Some(peer) = plane.paths.poll_revived() {
+            plane.begin_session(now, &peer, false, &mut self.out);
+        }
         while let Some((addr, datagram)) = plane.paths.poll_transmit() {
             self.out.push(addr, &datagram);
         }

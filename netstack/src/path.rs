@@ -6,7 +6,7 @@
 //!
 //! Order of calls: `set_peers` on each netmap; `handle_datagram` for each disco datagram; `route`
 //! for each WireGuard datagram to be sent; `handle_timeout` at `poll_timeout`; after each of them
-//! `poll_transmit` and `poll_event` until `None`. All state is per peer; [`PathEvent`]s of one
+//! `poll_transmit`, `poll_event` and `poll_revived` until `None`. All state is per peer; [`PathEvent`]s of one
 //! peer alternate: up, perhaps moved, down.
 //!
 //! Direct UDP only. A relayed path, when there is one, is a second answer of `route`, beside
@@ -139,6 +139,8 @@ pub struct Paths {
     changed: BTreeSet<NodePublic>,
     /// What the last event said of each peer that is up.
     announced: HashMap<NodePublic, SocketAddr>,
+    /// For [`Paths::poll_revived`].
+    revived: BTreeSet<NodePublic>,
     outbox: Outbox,
     stats: PathStats,
 }
@@ -175,6 +177,7 @@ impl Paths {
             deadlines: BTreeSet::new(),
             changed: BTreeSet::new(),
             announced: HashMap::new(),
+            revived: BTreeSet::new(),
             stats: PathStats::default(),
         }
     }
@@ -224,6 +227,7 @@ impl Paths {
             }
             self.leave_group(node, &peer.disco());
             self.changed.insert(*node);
+            self.revived.remove(node);
         }
     }
 
@@ -314,6 +318,11 @@ impl Paths {
         let proven = pinged
             .and_then(|node| self.drive(&node, |peer, wire| peer.handle_pong(now, txid, wire)))
             .unwrap_or(false);
+        if let Some(node) = pinged
+            && self.peers.get_mut(&node).is_some_and(Peer::take_revived)
+        {
+            self.revived.insert(node);
+        }
         *if proven {
             &mut self.stats.pongs_received
         } else {
@@ -376,6 +385,17 @@ impl Paths {
             }
         }
         None
+    }
+
+    /// A peer that has asked for us after a silence, and whose path is still, or again, proven. It
+    /// may have forgotten its own path meanwhile, and lost what it sent before it asked.
+    pub fn poll_revived(&mut self) -> Option<NodePublic> {
+        self.revived.pop_first()
+    }
+
+    /// The disco key by which a peer is known; `None` if it is no peer.
+    pub fn disco_of(&self, peer: &NodePublic) -> Option<DiscoPublic> {
+        self.peers.get(peer).map(Peer::disco)
     }
 
     /// When [`Paths::handle_timeout`] is next due.

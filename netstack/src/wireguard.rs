@@ -28,6 +28,7 @@ use crate::key::{NodePrivate, NodePublic};
 use wire::{COOKIE_BYTES, DATA_OVERHEAD_BYTES, INITIATION_BYTES, Kind, Misfit};
 
 pub use outcome::{Encapsulated, Received, TunnelStats, TunnelStatus};
+pub(crate) use wire::is_handshake;
 
 mod outcome;
 #[cfg(test)]

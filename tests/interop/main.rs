@@ -80,7 +80,7 @@ fn our_recorder_serves_stock_clients() {
             seconds_from_environment("TAILTAPE_INTEROP_SOAK_SECONDS")?.unwrap_or(SOAK_DEFAULT);
         let derper = Derper::start(bench)?;
         let control = OwnControl::start(derper.map())?;
-        let recorder = OwnRecorder::start(bench, &control)?;
+        let mut recorder = OwnRecorder::start(bench, &control)?;
         let tailnet = Tailnet {
             control_url: control.url(),
             auth_key: control.client_key().to_owned(),
@@ -109,6 +109,8 @@ fn our_recorder_serves_stock_clients() {
         };
         for (tailnet, job) in [
             (&tailnet, short_session("shell")),
+            (&tailnet, cold.clone()),
+            // Its node has restarted: same keys, but for disco's, and no session with us.
             (&tailnet, cold),
             (&over_ipv6, short_session("ipv6")),
             (
@@ -126,7 +128,7 @@ fn our_recorder_serves_stock_clients() {
         recorder.assert_stored(&report)?;
         daemon.end(soak)?;
 
-        let recorder = recorder.restart(bench, &control)?;
+        let mut recorder = recorder.restart(bench, &control)?;
         daemon.reaches_the_restarted_recorder()?;
         let job = short_session("again");
         let report = scenarios::a_stock_client_uploads(bench, &tailnet, &job)?;

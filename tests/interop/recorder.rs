@@ -14,6 +14,7 @@ use netstack::io::keystore::KeyStore;
 use netstack::io::{Tailnet, TailnetConfig};
 use netstack::tcpip::TcpConfig;
 use sha2::{Digest, Sha256};
+use tailtape::ids::RecordingId;
 use tailtape::ingest::IngestConfig;
 use tailtape::recording::manifest::{FLAG_COMPLETE, Manifest};
 use tailtape::recording::seal::HexDigest;
@@ -41,6 +42,8 @@ pub(crate) struct OwnRecorder {
     store_root: PathBuf,
     runtime: Runtime,
     log: PathBuf,
+    /// What [`OwnRecorder::assert_stored`] has seen.
+    judged: Vec<RecordingId>,
 }
 
 impl OwnRecorder {
@@ -52,8 +55,12 @@ impl OwnRecorder {
 
     /// Stops it and starts it anew with the same state and store.
     pub(crate) fn restart(self, bench: &Bench, control: &OwnControl) -> anyhow::Result<Self> {
+        let judged = self.judged.clone();
         self.stop()?;
-        Self::launch(bench, control)
+        Ok(Self {
+            judged,
+            ..Self::launch(bench, control)?
+        })
     }
 
     fn launch(bench: &Bench, control: &OwnControl) -> anyhow::Result<Self> {
@@ -90,6 +97,7 @@ impl OwnRecorder {
             store_root,
             runtime,
             log: bench.log("recorder"),
+            judged: Vec::new(),
         })
     }
 
@@ -101,11 +109,16 @@ impl OwnRecorder {
         Ok(SocketAddr::new(*ip, RECORDER_PORT))
     }
 
-    /// Proves that each upload of `report` is stored whole, under the identity of the node that sent it. The manifest must be
+    /// Proves that each upload of `report`, and nothing else since the last call, is stored whole of that node, under the identity of the node that sent it. The manifest must be
     /// there already: it is written before the response ends.
-    pub(crate) fn assert_stored(&self, report: &Report) -> anyhow::Result<()> {
+    pub(crate) fn assert_stored(&mut self, report: &Report) -> anyhow::Result<()> {
         let mut manifests = manifests(&self.store_root.join("recordings"))?;
-        manifests.retain(|manifest| manifest.uploader.stable_id == report.stable_id);
+        manifests.retain(|manifest| {
+            manifest.uploader.stable_id == report.stable_id
+                && !self.judged.contains(&manifest.recording_id)
+        });
+        self.judged
+            .extend(manifests.iter().map(|manifest| manifest.recording_id));
         ensure!(
             manifests.len() == report.uploads.len(),
             "{} recordings are stored of {report:?}",

@@ -17,6 +17,8 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 const UP_TIMEOUT: &str = "60s";
 /// `tailscale ping` stops at the first direct answer; it waits 5 s for each.
 const PING_COUNT: &str = "12";
+/// WireGuard tries a handshake again after 5 s.
+const TUNNEL_PING_COUNT: &str = "10";
 
 /// The running daemon.
 #[derive(Debug)]
@@ -120,10 +122,17 @@ impl Tailscaled {
         self.tailscale(&["ping", "--until-direct", "-c", PING_COUNT, &ip.to_string()])
     }
 
-    /// Pings over WireGuard, which disco does not touch; fails if no answer comes.
-    pub(crate) fn ping_through_the_tunnel(&self, ip: std::net::IpAddr) -> anyhow::Result<()> {
-        self.tailscale(&["ping", "--tsmp", "-c", "1", &ip.to_string()])
-            .map(drop)
+    /// Pings over WireGuard, which disco does not touch, until an answer comes; fails if none does. The first ping of an idle
+    /// daemon is lost when it no longer knows a path and there is no relay; TCP would send it again.
+    pub(crate) fn ping_through_the_tunnel(&self, ip: std::net::IpAddr) -> anyhow::Result<String> {
+        self.tailscale(&[
+            "ping",
+            "--tsmp",
+            "--timeout=1s",
+            "-c",
+            TUNNEL_PING_COUNT,
+            &ip.to_string(),
+        ])
     }
 
     /// Reads the daemon's log for `duration` and returns the suspicious lines since its start.

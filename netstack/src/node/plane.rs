@@ -2,7 +2,11 @@
 //!
 //! Invariant: a datagram for a peer leaves only for an address that this peer has proven, or waits,
 //! bounded, until there is one. A new node key gets a new plane. Called by `node`.
+//!
+//! We hear no relay yet. A peer that has no path sends its handshake nowhere, asks for a path, and
+//! tries again only 5 s later, when its callers have given up; so whoever asks gets a handshake of ours.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::DATAGRAM_ROOM;
@@ -11,7 +15,7 @@ use super::transmit::TransmitBatch;
 use crate::key::{DiscoPrivate, NodePrivate, NodePublic};
 use crate::netmap::Netmap;
 use crate::path::{Paths, PeerPath};
-use crate::wireguard::{Encapsulated, Tunnels};
+use crate::wireguard::{Encapsulated, Tunnels, is_handshake};
 
 #[derive(Debug)]
 pub(super) struct Plane {
@@ -19,6 +23,9 @@ pub(super) struct Plane {
     pub(super) tunnels: Tunnels,
     pub(super) paths: Paths,
     pub(super) held: Held,
+    /// Peers that are to get a new session once they have a path: their disco key is another one, so
+    /// they are another process and have lost the old one.
+    restarted: BTreeSet<NodePublic>,
     scratch: Box<[u8]>,
 }
 
@@ -29,6 +36,7 @@ impl Plane {
             tunnels: Tunnels::new(key),
             paths: Paths::new(disco, key.public(), seed),
             held: Held::default(),
+            restarted: BTreeSet::new(),
             scratch: vec![0; DATAGRAM_ROOM].into_boxed_slice(),
         }
     }
@@ -101,8 +109,8 @@ impl Plane {
         });
     }
 
-    /// A path came up: what waited goes out. If the peer asked for it, its own handshake is probably
-    /// lost (we hear no relay yet) and its next try is 5 s away, so we begin one.
+    /// A path came up: what waited goes out. Without a handshake among it we begin one, if the peer has
+    /// asked for the path or has restarted.
     pub(super) fn path_is_up(
         &mut self,
         now: Instant,
@@ -111,19 +119,37 @@ impl Plane {
         out: &mut TransmitBatch,
     ) {
         let waiting = self.held.take(now, peer);
-        let idle = waiting.is_empty();
+        let restarted = self.restarted.remove(peer);
+        let shakes_hands = waiting.iter().any(|datagram| is_handshake(datagram));
         for datagram in waiting {
             self.send_datagram(now, peer, &datagram, out);
         }
+        if !shakes_hands && (restarted || asked_by_peer) {
+            self.begin_session(now, peer, restarted, out);
+        }
+    }
+
+    /// Begins a handshake, unless one is under way or there is a session; the latter counts for nothing
+    /// when the peer has `restarted`.
+    pub(super) fn begin_session(
+        &mut self,
+        now: Instant,
+        peer: &NodePublic,
+        restarted: bool,
+        out: &mut TransmitBatch,
+    ) {
         let Self {
             tunnels,
             paths,
             scratch,
             ..
         } = self;
-        if idle
-            && asked_by_peer
-            && let Some(datagram) = tunnels.initiate(now, peer, scratch)
+        let initiation = if restarted {
+            tunnels.renew(now, peer, scratch)
+        } else {
+            tunnels.initiate(now, peer, scratch)
+        };
+        if let Some(datagram) = initiation
             && let Some(addr) = paths.route(now, peer)
         {
             out.push(addr, datagram);
@@ -141,8 +167,17 @@ impl Plane {
                 home_derp: peer.home_derp,
             })
             .collect();
+        for peer in &peers {
+            let known = self.paths.disco_of(&peer.node);
+            if known.is_some_and(|disco| disco != peer.disco)
+                && self.tunnels.has_session(&peer.node)
+            {
+                self.restarted.insert(peer.node);
+            }
+        }
         self.paths.set_peers(now, &peers);
         let keep = |key: &NodePublic| netmap.peer(key).is_some();
+        self.restarted.retain(keep);
         self.tunnels.retain_peers(&keep);
         self.held.retain(keep);
     }

@@ -11,6 +11,8 @@ use crate::key::DiscoPublic;
 use crate::tailcfg::{FilterRule, NetPortRange, Node as TailNode, PortRange, UserProfile};
 use crate::tcpip::{CloseReason, TcpConfig, TcpError};
 
+mod forgetful_peer;
+
 /// One end of the wire.
 struct Host {
     node: Node,
@@ -32,7 +34,17 @@ struct Wire {
 fn host(n: u8) -> Host {
     let start = Instant::now();
     let key = NodePrivate::from_bytes([n; 32]);
-    let config = NodeConfig {
+    let node = Node::new(config(n, &key), [n; 32], start);
+    Host {
+        node,
+        addr: SocketAddr::from(([192, 0, 2, n], 41641)),
+        key,
+        sent: Vec::new(),
+    }
+}
+
+fn config(n: u8, key: &NodePrivate) -> NodeConfig {
+    NodeConfig {
         control: ControlConfig {
             hostname: format!("host{n}"),
             auth_key: None,
@@ -43,13 +55,6 @@ fn host(n: u8) -> Host {
         },
         node_key: Some(key.clone()),
         tcp: TcpConfig::default(),
-    };
-    let node = Node::new(config, [n; 32], start);
-    Host {
-        node,
-        addr: SocketAddr::from(([192, 0, 2, n], 41641)),
-        key,
-        sent: Vec::new(),
     }
 }
 

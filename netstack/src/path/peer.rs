@@ -84,6 +84,8 @@ pub(super) struct Peer {
     quiet_until: Option<Instant>,
     /// Goes out as soon as there is a path.
     held: Option<(Instant, Vec<u8>)>,
+    /// See [`Peer::take_revived`].
+    revived: bool,
 }
 
 impl Peer {
@@ -100,6 +102,7 @@ impl Peer {
             last_round: None,
             quiet_until: None,
             held: None,
+            revived: false,
         }
     }
 
@@ -193,6 +196,7 @@ impl Peer {
         if !self.candidates.contains_key(&ping.to) {
             return false;
         }
+        self.revived |= ping.asked_by_peer && self.best.is_some_and(|best| now >= best.trust_until);
         let trust_until = now + TRUST;
         match &mut self.best {
             Some(best) if best.addr == ping.to => {
@@ -217,6 +221,11 @@ impl Peer {
             wire.outbox.forward(best.addr, datagram);
         }
         true
+    }
+
+    /// Whether, since the last call, a path that had not been proven for a while was proven because the peer asked.
+    pub(super) fn take_revived(&mut self) -> bool {
+        std::mem::take(&mut self.revived)
     }
 
     /// Keeps one handshake datagram for when a path is proven.

@@ -84,6 +84,11 @@ pub(super) fn classify(datagram: &[u8], room: usize) -> Result<Kind, Misfit> {
     }
 }
 
+/// Whether a datagram of our own making is a handshake initiation or response.
+pub(crate) fn is_handshake(datagram: &[u8]) -> bool {
+    matches!(datagram.first(), Some(1 | 2))
+}
+
 /// Whether a datagram that [`classify`] let pass is a cookie reply.
 pub(super) fn is_cookie(datagram: &[u8]) -> bool {
     datagram.first() == Some(&3)
