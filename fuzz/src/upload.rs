@@ -109,7 +109,10 @@ pub fn ack_frames(data: &[u8]) {
     assert_eq!(decode(pieces(data, seed)), (frames.clone(), error.clone()));
     assert_eq!(decode(pieces(data, 0)), (frames.clone(), error.clone()));
 
-    // The reader of another's make cuts at the same places.
+    // The reader of another's make cuts at the same places. It is stricter about text that nobody reads.
+    if std::str::from_utf8(data).is_err() {
+        return;
+    }
     let values = serde_json::Deserializer::from_slice(data).into_iter::<serde_json::Value>();
     let values: Vec<_> = values.map_while(Result::ok).collect();
     assert!(values.len() >= frames.len());
