@@ -29,7 +29,7 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{AcquireError, Notify, Semaphore, SemaphorePermit};
 use tokio_util::task::TaskTracker;
 
 use crate::ids::{RecorderId, RecordingId, StoreId};
@@ -158,6 +158,20 @@ impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic elsewhere must not stop the commits of everyone; the state is changed in whole steps.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for `bytes` of `buffer`; a full one is emptied by a commit that does not wait for its time.
+    async fn room<'a>(
+        &self,
+        buffer: &'a Semaphore,
+        bytes: u32,
+    ) -> Result<SemaphorePermit<'a>, AcquireError> {
+        if let Ok(permit) = buffer.try_acquire_many(bytes) {
+            return Ok(permit);
+        }
+        self.state().make_room();
+        self.wake_committer.notify_one();
+        buffer.acquire_many(bytes).await
     }
 
     fn draw<T>(&self, draw: impl FnOnce(&mut ChaCha20Rng) -> T) -> T {

@@ -180,10 +180,11 @@ impl RecordingHandle {
         // One append above a limit is taken when the buffer is empty: its bytes are in memory already.
         let share_bytes = permits(bytes.len(), config.upload_buffer_bytes_max);
         let space_bytes = permits(bytes.len(), config.buffer_bytes_max);
-        let Ok(share) = self.share.acquire_many(share_bytes).await else {
+        let shared = &self.store.shared;
+        let Ok(share) = shared.room(&self.share, share_bytes).await else {
             return Err(self.failure());
         };
-        let Ok(space) = self.store.shared.space.acquire_many(space_bytes).await else {
+        let Ok(space) = shared.room(&shared.space, space_bytes).await else {
             return Err(self.failure());
         };
 
@@ -192,12 +193,16 @@ impl RecordingHandle {
             share: share_bytes,
             space: space_bytes,
         };
-        if !self.store.shared.state().append(self.id, &bytes, held) {
+        let share_bytes_max = config.upload_buffer_bytes_max;
+        if !shared
+            .state()
+            .append(self.id, &bytes, held, share_bytes_max)
+        {
             return Err(self.failure());
         }
         share.forget();
         space.forget();
-        self.store.shared.wake_committer.notify_one();
+        shared.wake_committer.notify_one();
         self.hasher.update(&bytes);
         self.received = self
             .received

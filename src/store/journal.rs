@@ -118,9 +118,9 @@ impl Committer {
                 None if finishing => return false,
                 None => woken.await,
                 Some(_) if finishing => return true,
-                Some(pending_bytes) => {
+                Some(wish) => {
                     let now = tokio::time::Instant::now().into_std();
-                    let due = pace.due(now, pending_bytes);
+                    let due = pace.due(now, wish);
                     if due <= now {
                         return true;
                     }

@@ -1,9 +1,19 @@
 //! When the next commit is due.
 //!
 //! Invariant: commits start at least `interval` apart unless bytes force them, so their number does not depend on the
-//! number of recordings; the first after idleness is due at once. Pure. Called by the committer.
+//! number of recordings; the first after idleness is due at once; nobody waits for the interval with a full buffer. Pure.
+//! Called by the committer.
 
 use std::time::{Duration, Instant};
+
+/// What there is to commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wish {
+    /// Bytes of recordings.
+    pub(super) pending_bytes: usize,
+    /// An upload has filled its buffer, or is about to.
+    pub(super) crowded: bool,
+}
 
 /// The pace of one journal.
 #[derive(Debug)]
@@ -30,9 +40,9 @@ impl Pace {
         self.behind = left_behind;
     }
 
-    /// When a commit of `pending_bytes` is due; not later than `now` means at once.
-    pub(super) fn due(&self, now: Instant, pending_bytes: usize) -> Instant {
-        if self.behind || pending_bytes >= self.bytes_max {
+    /// When the wished commit is due; not later than `now` means at once.
+    pub(super) fn due(&self, now: Instant, wish: Wish) -> Instant {
+        if self.behind || wish.crowded || wish.pending_bytes >= self.bytes_max {
             return now;
         }
         let next = self
@@ -48,13 +58,20 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    fn bytes(pending_bytes: usize) -> Wish {
+        Wish {
+            pending_bytes,
+            crowded: false,
+        }
+    }
+
     #[test]
     fn the_first_commit_and_the_first_after_idleness_are_due_at_once() {
         let start = tokio::time::Instant::now().into_std();
         let mut pace = Pace::new(SECOND, 100);
-        assert_eq!(pace.due(start, 1), start);
+        assert_eq!(pace.due(start, bytes(1)), start);
         pace.handle_commit(start, false);
-        assert!(pace.due(start + 5 * SECOND, 1) <= start + 5 * SECOND);
+        assert!(pace.due(start + 5 * SECOND, bytes(1)) <= start + 5 * SECOND);
     }
 
     #[test]
@@ -63,8 +80,20 @@ mod tests {
         let mut pace = Pace::new(SECOND, 100);
         pace.handle_commit(start, false);
         let now = start + SECOND / 10;
-        assert_eq!(pace.due(now, 99), start + SECOND);
-        assert_eq!(pace.due(now, 100), now);
+        assert_eq!(pace.due(now, bytes(99)), start + SECOND);
+        assert_eq!(pace.due(now, bytes(100)), now);
+    }
+
+    #[test]
+    fn an_upload_that_fills_its_buffer_does_not_wait_for_the_interval() {
+        let start = tokio::time::Instant::now().into_std();
+        let mut pace = Pace::new(SECOND, 100);
+        pace.handle_commit(start, false);
+        let wish = Wish {
+            pending_bytes: 1,
+            crowded: true,
+        };
+        assert_eq!(pace.due(start, wish), start);
     }
 
     #[test]
@@ -72,6 +101,6 @@ mod tests {
         let start = tokio::time::Instant::now().into_std();
         let mut pace = Pace::new(SECOND, 100);
         pace.handle_commit(start, true);
-        assert_eq!(pace.due(start, 1), start);
+        assert_eq!(pace.due(start, bytes(1)), start);
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use super::StoreStats;
 use super::error::StoreError;
 use super::handle::Durable;
+use super::pace::Wish;
 use crate::ids::{JournalNumber, RecordingId, StreamOffset};
 use crate::recording::frame::{FRAME_OVERHEAD_BYTES, FRAME_PLAIN_BYTES_MAX};
 
@@ -68,6 +69,8 @@ pub(super) struct State {
     /// Recordings with something to commit, in the order in which they got it.
     queue: VecDeque<RecordingId>,
     pending_bytes: usize,
+    /// Since the last batch was taken, an upload has filled half of its share, or waits for room.
+    crowded: bool,
     trim_due: bool,
     refusing: bool,
     finishing: bool,
@@ -127,8 +130,14 @@ impl State {
         Ok(receiver)
     }
 
-    /// Takes bytes; false when the recording has failed.
-    pub(super) fn append(&mut self, id: RecordingId, bytes: &[u8], held: Permits) -> bool {
+    /// Takes bytes of an upload whose share is `share_bytes_max`; false when the recording has failed.
+    pub(super) fn append(
+        &mut self,
+        id: RecordingId,
+        bytes: &[u8],
+        held: Permits,
+        share_bytes_max: usize,
+    ) -> bool {
         let Some(entry) = self
             .recordings
             .get_mut(&id)
@@ -140,10 +149,17 @@ impl State {
         entry.held.share = entry.held.share.saturating_add(held.share);
         entry.held.space = entry.held.space.saturating_add(held.space);
         self.pending_bytes = self.pending_bytes.saturating_add(bytes.len());
+        // At half, so that the other half fills while this one is committed.
+        self.crowded |= entry.pending.len() >= share_bytes_max / 2;
         if !std::mem::replace(&mut entry.queued, true) {
             self.queue.push_back(id);
         }
         true
+    }
+
+    /// An append waits for room: what is pending is to be committed at once.
+    pub(super) fn make_room(&mut self) {
+        self.crowded |= !self.queue.is_empty();
     }
 
     /// Takes the end of a recording; the receiver resolves when it is committed, or never will be.
@@ -185,6 +201,7 @@ impl State {
             self.queue.pop_front();
         }
         self.trim_due = false;
+        self.crowded = false;
         self.commit_started = Some(now);
         batch
     }
@@ -253,6 +270,7 @@ impl State {
         }
         self.queue.clear();
         self.pending_bytes = 0;
+        self.crowded = false;
     }
 
     pub(super) fn seal_basis(&self, id: RecordingId) -> Option<SealBasis> {
@@ -287,9 +305,12 @@ impl State {
         firsts.min().unwrap_or(next)
     }
 
-    /// Whether a commit has something to do, and how many bytes.
-    pub(super) fn commit_wish(&self) -> Option<usize> {
-        (self.trim_due || !self.queue.is_empty()).then_some(self.pending_bytes)
+    /// What a commit has to do, if anything.
+    pub(super) fn commit_wish(&self) -> Option<Wish> {
+        (self.trim_due || !self.queue.is_empty()).then_some(Wish {
+            pending_bytes: self.pending_bytes,
+            crowded: self.crowded,
+        })
     }
 
     pub(super) fn has_queue(&self) -> bool {
@@ -417,7 +438,7 @@ mod tests {
             state
                 .begin(id, b"{}".to_vec(), Arc::new(Semaphore::new(0)))
                 .unwrap();
-            assert!(state.append(id, bytes, Permits { share: 1, space: 1 }));
+            assert!(state.append(id, bytes, Permits { share: 1, space: 1 }, 1000));
         }
         state
     }

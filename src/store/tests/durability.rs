@@ -134,6 +134,33 @@ async fn an_append_waits_while_the_share_is_full_and_takes_nothing_when_dropped(
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_upload_that_fills_its_share_never_waits_for_the_commit_interval() {
+    let mut world = World::new(Backend::Memory).await;
+    world.config.upload_buffer_bytes_max = 64 * 1024;
+    let store = world.open().await.unwrap();
+    let mut handle = store.begin(opening()).unwrap();
+    let start = tokio::time::Instant::now();
+    for _ in 0..100 {
+        handle
+            .append(Bytes::from(vec![b'x'; 16 * 1024]))
+            .await
+            .unwrap();
+    }
+    // One piece above half of the share waits too, without having filled it.
+    for _ in 0..10 {
+        handle
+            .append(Bytes::from(vec![b'x'; 40 * 1024]))
+            .await
+            .unwrap();
+    }
+    assert_eq!(
+        start.elapsed(),
+        Duration::ZERO,
+        "on a clock that only moves when everybody waits"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_buffer_of_all_is_bounded_and_given_back() {
     let mut world = World::new(Backend::Memory).await;
     world.config.buffer_bytes_max = 100;
