@@ -23,6 +23,9 @@ pub(super) const TRUST: Duration = Duration::from_millis(6500);
 pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between discovery pings to one candidate.
 pub(super) const PING_INTERVAL_MIN: Duration = Duration::from_secs(5);
+/// The same while no path is known, doubling with each round up to [`PING_INTERVAL_MIN`]: a peer that
+/// hears of us a moment later than we of it drops the first ping, and no relay carries us until the next.
+pub(super) const FIRST_PING_INTERVAL: Duration = Duration::from_millis(100);
 /// A peer is in use for this long after we last sent to it.
 pub(super) const SESSION_ACTIVE: Duration = Duration::from_secs(45);
 /// A candidate learned from a ping lives this long after the last such ping.
@@ -33,8 +36,9 @@ pub(super) const UPGRADE_INTERVAL: Duration = Duration::from_secs(60);
 pub(super) const GOOD_ENOUGH_LATENCY: Duration = Duration::from_millis(5);
 /// Addresses kept; the reference collects garbage above this many.
 pub(super) const CANDIDATES_MAX: usize = 100;
-/// Pings whose pong is awaited: one per candidate and ping timeout, and the heartbeats.
-const SENT_PINGS_MAX: usize = CANDIDATES_MAX + 8;
+/// Pings whose pong is awaited: six rounds to each candidate begin within the timeout of the first, and
+/// heartbeats come beside them.
+const SENT_PINGS_MAX: usize = 6 * CANDIDATES_MAX + 8;
 
 /// A held datagram's largest size: a WireGuard handshake initiation.
 const HELD_BYTES_MAX: usize = 148;
@@ -80,6 +84,8 @@ pub(super) struct Peer {
     last_send: Option<Instant>,
     heartbeat_at: Option<Instant>,
     last_round: Option<Instant>,
+    /// Rounds of unanswered pings since there was a path, or since the peer came into use.
+    rounds: u32,
     /// No candidate may be pinged before this: spares each send a look at all of them.
     quiet_until: Option<Instant>,
     /// Goes out as soon as there is a path.
@@ -100,6 +106,7 @@ impl Peer {
             last_send: None,
             heartbeat_at: None,
             last_round: None,
+            rounds: 0,
             quiet_until: None,
             held: None,
             revived: false,
@@ -136,6 +143,7 @@ impl Peer {
         self.disco = disco;
         self.best = None;
         self.sent.clear();
+        self.rounds = 0;
         self.quiet_until = None;
         for candidate in self.candidates.values_mut() {
             candidate.pinged_at = None;
@@ -175,6 +183,7 @@ impl Peer {
     pub(super) fn probe_asked(&mut self, now: Instant, src: SocketAddr, wire: &mut Wire<'_>) {
         if !self.trusts_best(now) && self.may_ping(now, &src) {
             self.ping(now, src, true, wire);
+            self.rounds = self.rounds.saturating_add(1);
         }
     }
 
@@ -198,6 +207,10 @@ impl Peer {
         }
         self.revived |= ping.asked_by_peer && self.best.is_some_and(|best| now >= best.trust_until);
         let trust_until = now + TRUST;
+        self.rounds = 0;
+        if self.best.is_none() && self.heartbeat_at.is_some() {
+            self.heartbeat_at = Some(now + HEARTBEAT_INTERVAL);
+        }
         match &mut self.best {
             Some(best) if best.addr == ping.to => {
                 best.latency = latency;
@@ -250,9 +263,14 @@ impl Peer {
         wire: &mut Wire<'_>,
     ) -> Option<SocketAddr> {
         self.last_send = Some(now);
-        self.heartbeat_at.get_or_insert(now + HEARTBEAT_INTERVAL);
+        if self.heartbeat_at.is_none() {
+            self.rounds = 0;
+        }
         if !self.trusts_best(now) {
             self.discover(now, wire);
+        }
+        if self.heartbeat_at.is_none() {
+            self.heartbeat_at = Some(now + self.heartbeat_interval());
         }
         self.best.map(|best| best.addr)
     }
@@ -288,7 +306,6 @@ impl Peer {
             self.heartbeat_at = None;
             return;
         }
-        self.heartbeat_at = Some(now + HEARTBEAT_INTERVAL);
         if let Some(best) = self.best {
             self.ping(now, best.addr, false, wire);
         }
@@ -301,6 +318,24 @@ impl Peer {
         if upgrade || !self.trusts_best(now) {
             self.discover(now, wire);
         }
+        self.heartbeat_at = Some(now + self.heartbeat_interval());
+    }
+
+    /// Without a path, the heartbeat's work is to look for one.
+    fn heartbeat_interval(&self) -> Duration {
+        match self.best {
+            Some(_) => HEARTBEAT_INTERVAL,
+            None => self.ping_interval().min(HEARTBEAT_INTERVAL),
+        }
+    }
+
+    fn ping_interval(&self) -> Duration {
+        match self.best {
+            Some(_) => PING_INTERVAL_MIN,
+            None => FIRST_PING_INTERVAL
+                .saturating_mul(1 << self.rounds.saturating_sub(1).min(6))
+                .min(PING_INTERVAL_MIN),
+        }
     }
 
     /// Pings every candidate that was not pinged of late.
@@ -310,18 +345,20 @@ impl Peer {
         }
         self.sweep(now);
         self.last_round = Some(now);
-        let candidates: Vec<SocketAddr> = self.candidates.keys().copied().collect();
-        for addr in candidates {
-            if self.may_ping(now, &addr) {
-                self.ping(now, addr, false, wire);
-            }
+        let mut due: Vec<SocketAddr> = self.candidates.keys().copied().collect();
+        due.retain(|addr| self.may_ping(now, addr));
+        for addr in &due {
+            self.ping(now, *addr, false, wire);
+        }
+        if !due.is_empty() {
+            self.rounds = self.rounds.saturating_add(1);
         }
         self.quiet_until = self
             .candidates
             .values()
             .filter_map(|candidate| candidate.pinged_at)
             .min()
-            .map(|at| at + PING_INTERVAL_MIN);
+            .map(|at| at + self.ping_interval());
     }
 
     fn ping(&mut self, now: Instant, to: SocketAddr, asked_by_peer: bool, wire: &mut Wire<'_>) {
@@ -351,7 +388,7 @@ impl Peer {
         self.candidates.get(addr).is_some_and(|candidate| {
             candidate
                 .pinged_at
-                .is_none_or(|at| now >= at + PING_INTERVAL_MIN)
+                .is_none_or(|at| now >= at + self.ping_interval())
         })
     }
 

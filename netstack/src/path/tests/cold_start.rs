@@ -1,6 +1,7 @@
 //! Paths and tunnels of two nodes together: from two netmaps to a packet that arrived.
 
 use super::*;
+use crate::path::peer::FIRST_PING_INTERVAL;
 use crate::wireguard::{DATAGRAM_BYTES_MAX, Encapsulated, Received, Tunnels};
 
 /// A node below TCP: one datagram in, some out.
@@ -137,4 +138,25 @@ fn from_two_netmaps_a_path_a_session_and_a_packet_arise() {
         a.handle(now, b.side.at, &datagram);
     }
     assert_eq!(a.packets, [packet]);
+}
+
+#[test]
+fn a_peer_that_hears_of_us_a_moment_later_is_reached_a_moment_later() {
+    let now = start();
+    let mut a = Side::new(0x10, "192.0.2.1:41641");
+    let mut b = Side::new(0x20, "192.0.2.2:41641");
+    a.paths.set_peers(now, &[b.told(&[b.at])]);
+    assert_eq!(a.paths.route(now, &b.node), None);
+    exchange(now, &mut a, &mut b);
+    assert_eq!(b.paths.stats().unknown_sender, 1);
+    b.paths.set_peers(now, &[a.told(&[a.at])]);
+    // Nothing more is sent: the heartbeat looks for the path by itself.
+    let at = a.paths.poll_timeout().unwrap();
+    assert_eq!(at, now + FIRST_PING_INTERVAL);
+    a.paths.handle_timeout(at);
+    exchange(at, &mut a, &mut b);
+    assert_eq!(a.paths.route(at, &b.node), Some(b.at));
+    assert_eq!(b.paths.route(at, &a.node), Some(a.at));
+    // From then on it beats as any other.
+    assert_eq!(a.paths.poll_timeout(), Some(at + HEARTBEAT_INTERVAL));
 }
