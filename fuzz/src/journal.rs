@@ -5,8 +5,7 @@
 use sha2::{Digest, Sha256};
 use tailtape::recording::compression::{Compressor, unpack as unpack_to};
 use tailtape::recording::frame::{
-    self, FRAME_CHECK_BYTES, FRAME_HEADER_BYTES, FRAME_OVERHEAD_BYTES, FRAME_PLAIN_BYTES_MAX,
-    Frame,
+    self, FRAME_CHECK_BYTES, FRAME_HEADER_BYTES, FRAME_OVERHEAD_BYTES, FRAME_PLAIN_BYTES_MAX, Frame,
 };
 use tailtape::recording::journal_object::{
     JournalObject, OBJECT_HEADER_BYTES, OBJECT_TRAILER_BYTES, ObjectWriter, digest_of,
@@ -25,7 +24,10 @@ fn check_frame(bytes: &[u8]) {
     let Ok((frame, rest)) = Frame::decode(bytes) else {
         return;
     };
-    let taken = bytes.len().checked_sub(rest.len()).expect("the rest is a part");
+    let taken = bytes
+        .len()
+        .checked_sub(rest.len())
+        .expect("the rest is a part");
     assert!(taken >= FRAME_OVERHEAD_BYTES && bytes.ends_with(rest));
     let plain_bytes = usize::try_from(frame.plain_bytes()).unwrap_or(usize::MAX);
     assert!(plain_bytes <= FRAME_PLAIN_BYTES_MAX);
@@ -74,7 +76,9 @@ pub fn journal_object(data: &[u8]) {
     while script.step().is_some() {
         frames.extend(mended_frame(script.piece()));
     }
-    let length = u32::try_from(frames.len()).unwrap_or(u32::MAX).to_be_bytes();
+    let length = u32::try_from(frames.len())
+        .unwrap_or(u32::MAX)
+        .to_be_bytes();
     for (to, from) in head.iter_mut().skip(OBJECT_HEADER_BYTES - 4).zip(length) {
         *to = from;
     }
@@ -120,7 +124,11 @@ pub fn manifest_json(data: &[u8]) {
     let again = Manifest::decode(&bytes).expect("we read what we write");
     assert_eq!(again, manifest);
     assert_eq!(again.encode().ok(), Some(bytes));
-    let end: u64 = again.segments.iter().map(|segment| segment.plain_bytes).sum();
+    let end: u64 = again
+        .segments
+        .iter()
+        .map(|segment| segment.plain_bytes)
+        .sum();
     assert_eq!(end, again.bytes);
 }
 

@@ -165,14 +165,23 @@ impl World {
             3..=6 => {
                 let v6 = step & 0x10 != 0;
                 let from = if step & 0x20 != 0 { script.byte() } else { 1 };
-                let port = if step & 0x40 != 0 { CLOSED_PORT } else { OPEN_PORT };
+                let port = if step & 0x40 != 0 {
+                    CLOSED_PORT
+                } else {
+                    OPEN_PORT
+                };
                 let ends = (address(v6, from), address(v6, 2));
                 let packet = segment::tcp(script, ends, (40_000, port), self.place);
                 self.send_inner(&packet);
             }
             7 => {
                 let protocol = script.byte();
-                let packet = segment::ip(address(false, 1), address(false, 2), protocol, script.piece());
+                let packet = segment::ip(
+                    address(false, 1),
+                    address(false, 2),
+                    protocol,
+                    script.piece(),
+                );
                 self.send_inner(&packet);
             }
             8 => self.send_inner(script.piece()),
@@ -238,7 +247,10 @@ impl World {
         tcp = self.node.tcp().stats();
         assert_eq!(tcp, self.node.stats().tcp);
         if self.filter_is_ours {
-            assert!(self.node.tcp().accept(CLOSED_PORT).is_none(), "past the filter");
+            assert!(
+                self.node.tcp().accept(CLOSED_PORT).is_none(),
+                "past the filter"
+            );
         }
         self.node.flush(self.now);
         self.node.handle_timeout(self.now);

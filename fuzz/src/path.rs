@@ -68,7 +68,10 @@ pub fn address(choice: u8) -> SocketAddr {
         0..=2 => SocketAddr::from(([192, 0, 2, host], 41641)),
         3 => SocketAddr::from(([192, 0, 2, 1], u16::from(host))),
         4 => SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, host.into()], 41641)),
-        5 => SocketAddr::from(([0, 0, 0, 0, 0, 0xffff, 0xc000, 0x200 + u16::from(host)], 41641)),
+        5 => SocketAddr::from((
+            [0, 0, 0, 0, 0, 0xffff, 0xc000, 0x200 + u16::from(host)],
+            41641,
+        )),
         6 => SocketAddr::from(([224, 0, 0, host], 41641)),
         _ => SocketAddr::from(([0, 0, 0, 0], 41641)),
     }

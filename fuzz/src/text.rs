@@ -5,9 +5,7 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
-use netstack::key::{
-    DiscoPublic, MachinePrivate, MachinePublic, NodePrivate, NodePublic,
-};
+use netstack::key::{DiscoPublic, MachinePrivate, MachinePublic, NodePrivate, NodePublic};
 use tailtape::ids::{AttemptId, EpochId, RecorderId, RecordingId, StoreId};
 
 /// The bytes are a text.

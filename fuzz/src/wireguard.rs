@@ -41,12 +41,15 @@ impl Side {
         let (mut scratch, mut back) = ([0; 2048], Vec::new());
         let mut is_peer = |key: &NodePublic| key == peer;
         let before = dropped(&self.tunnels.stats());
-        let received =
-            self.tunnels
-                .handle_datagram(now, SRC, datagram, &mut is_peer, &mut scratch);
+        let received = self
+            .tunnels
+            .handle_datagram(now, SRC, datagram, &mut is_peer, &mut scratch);
         let (mut packet, mut nothing) = (None, false);
         match received {
-            Received::Packet { peer: from, packet: inner } => {
+            Received::Packet {
+                peer: from,
+                packet: inner,
+            } => {
                 assert_eq!(from, *peer);
                 assert!(inner.len() >= 20 && inner.len() <= datagram.len());
                 packet = Some(inner.to_vec());

@@ -93,7 +93,8 @@ impl Records {
             self.partial.extend_from_slice(taken);
             rest = after;
             if self.partial.len() < wanted {
-                return Ok(());
+                // A wrong type is told at its first byte, however the bytes are cut.
+                return self.wanted_bytes().map(|_| ());
             }
             if wanted > HEADER_BYTES {
                 self.open_partial(out)?;

@@ -258,6 +258,17 @@ fn anything_but_a_record_after_the_handshake_is_fatal() {
 }
 
 #[test]
+fn a_wrong_type_is_told_at_its_first_byte_however_the_bytes_are_cut() {
+    for bytes in [&[0][..], &[0, 0], &[0, 0, 16]] {
+        let (_, mut server) = pair();
+        assert!(matches!(
+            open(&mut server, bytes),
+            Err(NoiseError::NotARecord { kind: 0 })
+        ));
+    }
+}
+
+#[test]
 fn nothing_secret_is_printed() {
     let (client, _) = pair();
     assert_eq!(format!("{client:?}"), "Records(..)");
