@@ -115,6 +115,12 @@ pub fn control_register(data: &[u8]) {
         } else {
             let (id, kind) = open.remove(chosen);
             control.handle_response(now, id, status, pause, script.piece());
+            if status != 200 {
+                hear(&mut control, now, &mut open);
+                let again = open.iter().any(|(_, other)| *other == kind);
+                assert!(!again, "{kind} asked again without a pause");
+                continue;
+            }
             if kind == "/stream" && status == 200 {
                 control.handle_map_bytes(now, id, script.piece());
                 open.push((id, kind));
