@@ -209,6 +209,8 @@ mod tests {
         for datagram in &sent {
             batch.push(to.local(), datagram);
         }
+        // A new socket counts as full until the runtime has looked at it.
+        from.writable().await.unwrap();
         for run in batch.iter() {
             from.try_send(&run).unwrap();
         }
