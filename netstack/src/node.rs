@@ -105,6 +105,8 @@ pub struct Node {
     control: Control,
     netmap: Netmap,
     filter: Filter,
+    /// Whom the last packet was found to come from; forgotten with every change of the netmap.
+    last_source: Option<Source>,
     addresses: Vec<IpAddr>,
     plane: Option<Plane>,
     disco: DiscoPrivate,
@@ -140,6 +142,7 @@ impl Node {
             control,
             netmap: Netmap::default(),
             filter: Filter::drop_all(),
+            last_source: None,
             addresses: Vec::new(),
             plane: None,
             disco,
@@ -183,15 +186,22 @@ impl Node {
                 .tunnels
                 .handle_datagram(now, src.ip(), datagram, &mut is_peer, &mut self.scratch);
         match received {
-            Received::Packet { peer, packet } => {
+            Received::Packet {
+                peer,
+                packet,
+                drain,
+            } => {
                 let mut inner = Inner {
                     netmap,
+                    last_source: &mut self.last_source,
                     filter: &mut self.filter,
                     tcp: &mut self.tcp,
                     counts: &mut self.counts,
                 };
                 let answer = inner.handle(now, &peer, packet);
-                plane.drain(now, &peer, &mut self.out);
+                if drain {
+                    plane.drain(now, &peer, &mut self.out);
+                }
                 if let Some(answer) = answer {
                     plane.send_packet(now, &peer, &answer, &mut self.out);
                 }
@@ -217,6 +227,7 @@ impl Node {
 
     /// The wall clock in seconds since 1970: peers whose key has expired drop out of the netmap.
     pub fn handle_wall_time(&mut self, now: Instant, unix_seconds: i64) {
+        self.last_source = None;
         let changed = self.netmap.handle_wall_time(unix_seconds);
         if changed.filter {
             self.filter.replace_rules(self.netmap.rule_set());
@@ -419,6 +430,7 @@ impl Node {
     }
 
     fn apply_map(&mut self, now: Instant, map: MapResponse) {
+        self.last_source = None;
         let changed = match self.netmap.apply(map) {
             Ok(changed) => changed,
             Err(error) => {
@@ -494,9 +506,18 @@ impl Node {
     }
 }
 
+/// A source address that a peer was found to own: packets come in runs.
+#[derive(Debug, Clone, Copy)]
+struct Source {
+    peer: NodePublic,
+    address: IpAddr,
+    is_jailed: bool,
+}
+
 /// What a decrypted packet meets on its way to TCP.
 struct Inner<'a> {
     netmap: &'a Netmap,
+    last_source: &'a mut Option<Source>,
     filter: &'a mut Filter,
     tcp: &'a mut TcpIp,
     counts: &'a mut DropCounts,
@@ -509,20 +530,39 @@ impl Inner<'_> {
             self.counts.malformed += 1;
             return None;
         };
-        if !self.netmap.source_allowed(peer, view.src) {
+        let Some(source) = self.source(peer, view.src) else {
             self.counts.source_not_allowed += 1;
             return None;
-        }
+        };
         if view.protocol == tsmp::PROTOCOL {
             return tsmp::answer(view.src, view.dst, view.payload);
         }
-        let node = self.netmap.peer(peer)?;
         let has_cap = |cap: &str| self.netmap.source_has_cap(view.src, cap);
-        match self.filter.check_in_view(&view, node.is_jailed, &has_cap) {
+        match self.filter.check_in_view(&view, source.is_jailed, &has_cap) {
             Verdict::Accept => self.tcp.handle_packet(now, packet),
             Verdict::Drop(_) => self.counts.filtered += 1,
         }
         None
+    }
+
+    /// The peer as the owner of `address`; `None` if it may not speak from there.
+    fn source(&mut self, peer: &NodePublic, address: IpAddr) -> Option<Source> {
+        if let Some(last) = *self.last_source
+            && last.peer == *peer
+            && last.address == address
+        {
+            return Some(last);
+        }
+        if !self.netmap.source_allowed(peer, address) {
+            return None;
+        }
+        let source = Source {
+            peer: *peer,
+            address,
+            is_jailed: self.netmap.peer(peer)?.is_jailed,
+        };
+        *self.last_source = Some(source);
+        Some(source)
     }
 }
 

@@ -370,3 +370,29 @@ fn a_peer_that_leaves_the_netmap_is_deaf_and_dumb() {
             .is_none()
     );
 }
+
+#[test]
+fn a_peer_that_loses_an_address_speaks_from_it_no_more() {
+    let mut wire = Wire::new(&allow_all());
+    wire.hosts[1].node.tcp().listen(80, 4).unwrap();
+    let (near, far) = wire.connection("100.64.0.2:80");
+    wire.settle();
+    let mut moved = tail_node(1, &wire.hosts[0]);
+    moved.addresses = vec!["100.64.0.9/32".parse().unwrap()];
+    let map = MapResponse {
+        peers_changed: vec![moved],
+        ..MapResponse::default()
+    };
+    let now = wire.now;
+    wire.hosts[1].node.apply_map(now, map);
+    wire.hosts[0].node.tcp().send(near, b"anyone?").unwrap();
+    for _ in 0..50 {
+        wire.step();
+    }
+    let mut buf = [0; 16];
+    assert_eq!(
+        wire.hosts[1].node.tcp().recv(far, &mut buf),
+        Err(TcpError::WouldBlock)
+    );
+    assert!(wire.hosts[1].node.stats().drops.source_not_allowed > 0);
+}
