@@ -199,7 +199,11 @@ impl Node {
                 .tunnels
                 .handle_datagram(now, src.ip(), datagram, &mut is_peer, &mut self.scratch);
         match received {
-            Received::Packet { peer, packet } => {
+            Received::Packet {
+                peer,
+                packet,
+                drain,
+            } => {
                 let mut inner = Inner {
                     netmap,
                     filter: &mut self.filter,
@@ -207,7 +211,9 @@ impl Node {
                     counts: &mut self.counts,
                 };
                 let answer = inner.handle(now, &peer, packet);
-                plane.drain(now, &peer, &mut self.out);
+                if drain {
+                    plane.drain(now, &peer, &mut self.out);
+                }
                 if let Some(answer) = answer {
                     plane.send_packet(now, &peer, &answer, &mut self.out);
                 }

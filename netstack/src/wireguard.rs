@@ -81,6 +81,8 @@ pub struct Tunnels {
     /// Where the upper 24 bits of a receiver index lead.
     slots: HashMap<u32, Tunnel>,
     by_peer: HashMap<NodePublic, u32>,
+    /// Where the last packet went: they come in runs to one peer. Always an entry of `by_peer`.
+    last_peer: Option<(NodePublic, u32)>,
     /// Counts up, so that datagrams for a tunnel that is gone do not hit its successor.
     last_slot: u32,
     /// Slots whose timers run; may name slots that are gone until the next tick.
@@ -128,6 +130,7 @@ impl Tunnels {
             public,
             slots: HashMap::new(),
             by_peer: HashMap::new(),
+            last_peer: None,
             last_slot: 0,
             active: Vec::new(),
             tick_at: None,
@@ -269,12 +272,17 @@ impl Tunnels {
             TunnResult::Err(error) => return self.count(&error),
         };
         tunnel.session = true;
+        let drain = !tunnel.waiting.is_empty();
         self.stats.decrypted += 1;
         if packet.len() < wire::IP_HEADER_BYTES_MIN {
             self.stats.malformed_packet += 1;
             return Received::Keepalive { peer };
         }
-        Received::Packet { peer, packet }
+        Received::Packet {
+            peer,
+            packet,
+            drain,
+        }
     }
 
     /// One packet that waited for `peer`'s session, encrypted into `dst` ([`DATAGRAM_BYTES_MAX`]
@@ -385,6 +393,7 @@ impl Tunnels {
 
     /// Drops the tunnels of peers that `keep` does not name: those no longer in the netmap.
     pub fn retain_peers(&mut self, keep: &dyn Fn(&NodePublic) -> bool) {
+        self.last_peer = None;
         self.slots.retain(|_, tunnel| keep(&tunnel.peer));
         self.by_peer.retain(|peer, _| keep(peer));
     }
@@ -493,8 +502,10 @@ impl Tunnels {
 
     /// The slot of the peer's tunnel, made if there is none; `None` only at [`TUNNELS_MAX`].
     fn slot_of(&mut self, now: Instant, peer: &NodePublic) -> Option<u32> {
-        if let Some(slot) = self.by_peer.get(peer) {
-            return Some(*slot);
+        let last = self.last_peer.filter(|(last, _)| last == peer);
+        self.last_peer = last.or_else(|| Some((*peer, *self.by_peer.get(peer)?)));
+        if let Some((_, slot)) = self.last_peer {
+            return Some(slot);
         }
         if self.slots.len() >= TUNNELS_MAX {
             return None;
@@ -534,6 +545,7 @@ impl Tunnels {
     }
 
     fn remove(&mut self, slot: u32) {
+        self.last_peer = None;
         if let Some(tunnel) = self.slots.remove(&slot) {
             self.by_peer.remove(&tunnel.peer);
         }

@@ -12,12 +12,14 @@ use crate::key::NodePublic;
 #[must_use]
 pub enum Received<'a> {
     /// A decrypted IP packet, cut to the length that its header states. Its source address is not
-    /// yet checked against the peer's allowed IPs. Call [`Tunnels::drain`](super::Tunnels::drain) afterwards.
+    /// yet checked against the peer's allowed IPs.
     Packet {
         /// Who sent it, authenticated.
         peer: NodePublic,
         /// The IP packet, in the caller's scratch space.
         packet: &'a [u8],
+        /// Packets for the peer waited for this: call [`Tunnels::drain`](super::Tunnels::drain) afterwards.
+        drain: bool,
     },
     /// An answer to send to `peer` by path selection. Call [`Tunnels::drain`](super::Tunnels::drain) afterwards.
     Send {

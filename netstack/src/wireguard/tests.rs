@@ -47,7 +47,7 @@ impl Side {
             .tunnels
             .handle_datagram(self.now, src, datagram, &mut is_peer, &mut scratch)
         {
-            Received::Packet { peer, packet } => Got::Packet(peer, packet.to_vec()),
+            Received::Packet { peer, packet, .. } => Got::Packet(peer, packet.to_vec()),
             Received::Send { peer, datagram } => Got::Send(peer, datagram.to_vec()),
             Received::Keepalive { peer } => Got::Keepalive(peer),
             Received::Cookie { datagram } => Got::Cookie(datagram.to_vec()),
