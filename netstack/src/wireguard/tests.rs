@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::timers::{REKEY_TIMEOUT, TICK};
 use super::*;
 
 mod forge;
