@@ -165,8 +165,9 @@ fn machine() -> String {
         .unwrap_or_default();
     let date = jiff::Timestamp::now().to_string();
     format!(
-        "{}: {cores} cores ({model}), Linux {}, {rustc}",
+        "{}: {cores} cores ({model}), Linux {}, {rustc}, load average at the end {}",
         date.split('T').next().unwrap_or_default(),
-        read("/proc/sys/kernel/osrelease").trim()
+        read("/proc/sys/kernel/osrelease").trim(),
+        read("/proc/loadavg").split(' ').next().unwrap_or_default()
     )
 }
