@@ -57,6 +57,8 @@ pub(super) struct LocalStage {
     store_root: PathBuf,
     sealed: mpsc::Receiver<SealedRecording>,
     join: Duration,
+    /// Holds the lock on the state: one recorder identity, one process.
+    _keys: KeyStore,
     /// Last, so that it is dropped after the nodes, which would complain.
     devnet: DevNet,
 }
@@ -83,7 +85,7 @@ impl LocalStage {
         ))?;
 
         let mut keys = KeyStore::open(data.join("state").join("recorder"))
-            .context("cannot open the recorder's state")?;
+            .with_context(|| format!("cannot keep a recorder's state below {}", data.display()))?;
         let store_root = data.join("store");
         let url = StoreUrl::Local(store_root.clone());
         let recorder_id = serve::recorder_id(&mut keys)?;
@@ -127,6 +129,7 @@ impl LocalStage {
             store_root,
             sealed,
             join: join_time,
+            _keys: keys,
             devnet,
         })
     }
