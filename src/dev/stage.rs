@@ -88,8 +88,8 @@ impl LocalStage {
             .with_context(|| format!("cannot keep a recorder's state below {}", data.display()))?;
         let store_root = data.join("store");
         let url = StoreUrl::Local(store_root.clone());
-        let recorder_id = serve::recorder_id(&mut keys)?;
-        let store = Store::open(StoreConfig::new(url, recorder_id))
+        let log_key = serve::log_key(&mut keys)?;
+        let store = Store::open(StoreConfig::new(url, log_key))
             .await
             .with_context(|| format!("cannot open the store in {}", store_root.display()))?;
         screen.step(&format!(
