@@ -22,7 +22,7 @@ deny:
 test *ARGS:
     cargo test --workspace {{ ARGS }}
 
-# The whole main path in one command, on a temporary store.
+# The whole main path in one command; recordings are kept below ./tailtape-data.
 demo:
     cargo run --release -- dev --once
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use tailtape::access::Identity;
 use tailtape::asciicast::{CODE_OUTPUT, Header, encode_event, encode_header};
 use tailtape::capture::{Upload, connect};
-use tailtape::ids::RecorderId;
+use tailtape::ids::LogKey;
 use tailtape::ingest::{IngestConfig, serve_connection};
 use tailtape::store::{Store, StoreConfig};
 use tokio::net::{TcpListener, TcpStream};
@@ -36,7 +36,7 @@ async fn main() -> anyhow::Result<()> {
     let url = std::env::args()
         .nth(1)
         .context("usage: ingest_loopback file:///absolute/path")?;
-    let config = StoreConfig::new(url.parse()?, RecorderId::from_log_key(b"ingest_loopback"));
+    let config = StoreConfig::new(url.parse()?, LogKey::from_bytes([7; LogKey::BYTES]));
     let store = Store::open(config).await.context("cannot open the store")?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;

@@ -30,8 +30,8 @@ impl ParseIdError {
     }
 }
 
-/// Declares an id of `$bytes` random bytes whose text form is `$chars` base32 characters.
-macro_rules! random_id {
+/// Declares an id of `$bytes` bytes whose text form is `$chars` base32 characters.
+macro_rules! base32_id {
     ($(#[$doc:meta])* $name:ident, $bytes:literal, $chars:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,13 +42,6 @@ macro_rules! random_id {
             pub const BYTES: usize = $bytes;
             /// The length of the text form.
             pub const CHARS: usize = $chars;
-
-            /// Draws a new one.
-            pub fn random(rng: &mut (impl RngCore + CryptoRng)) -> Self {
-                let mut bytes = [0; $bytes];
-                rng.fill_bytes(&mut bytes);
-                Self(bytes)
-            }
 
             /// Takes the binary form; every value is one.
             pub const fn from_bytes(bytes: [u8; $bytes]) -> Self {
@@ -97,6 +90,22 @@ macro_rules! random_id {
     };
 }
 
+/// Declares such an id that is drawn at random.
+macro_rules! random_id {
+    ($(#[$doc:meta])* $name:ident, $bytes:literal, $chars:literal) => {
+        base32_id! { $(#[$doc])* $name, $bytes, $chars }
+
+        impl $name {
+            /// Draws a new one.
+            pub fn random(rng: &mut (impl RngCore + CryptoRng)) -> Self {
+                let mut bytes = [0; $bytes];
+                rng.fill_bytes(&mut bytes);
+                Self(bytes)
+            }
+        }
+    };
+}
+
 random_id! {
     /// One recording: 80 random bits, 16 characters. Made when the upload opens.
     RecordingId, 10, 16
@@ -108,6 +117,11 @@ random_id! {
 random_id! {
     /// One store (bucket or directory): 128 random bits, 26 characters, made once.
     StoreId, 16, 26
+}
+
+base32_id! {
+    /// The public key (Ed25519) of a recorder's log, 52 characters: in every opener, so that the log can be checked.
+    LogKey, 32, 52
 }
 
 /// A position in the plain stream of one recording, in bytes from its start.

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use netstack::io::keystore::KeyStoreError;
 use tailtape::capture::{ConnectError, PtyError};
 use tailtape::cli::{Cli, Command};
+use tailtape::store::StoreError;
 use tailtape::telemetry::{LogFormat, TelemetryError};
 use tailtape::{dev, shutdown, telemetry};
 
@@ -81,6 +83,17 @@ fn told(error: &anyhow::Error) -> String {
 fn advice(error: &anyhow::Error) -> Option<&'static str> {
     if error.is::<TelemetryError>() {
         return Some("give --log a level, or levels by room, as in `warn,tailtape::capture=debug`");
+    }
+    if let Some(KeyStoreError::InUse { .. }) = error.downcast_ref() {
+        return Some("end the other process, or give another directory with --data");
+    }
+    if let Some(KeyStoreError::File { .. }) = error.downcast_ref() {
+        return Some("make the directory writable, or give another one with --data");
+    }
+    if let Some(StoreError::UnfitFileSystem { .. } | StoreError::Object { .. }) =
+        error.downcast_ref()
+    {
+        return Some("look at its room and its permissions, or give another directory with --data");
     }
     if let Some(PtyError::Spawn { .. }) = error.downcast_ref() {
         return Some("check the command after `--`: it is run as it stands, without a shell");

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::{Identity, UserIdentity};
-use crate::ids::RecorderId;
+use crate::ids::LogKey;
 use crate::ingest::{IngestConfig, RecordingSink, serve_connection};
 
 /// The tailnet port to which stock nodes upload (recording.md §0).
@@ -138,11 +138,11 @@ fn identity(tailnet: &Tailnet, stream: &TcpStream) -> Option<Identity> {
     })
 }
 
-/// The recorder's name in the store, from its log key; the key is made at the first start.
+/// The public half of the recorder's log key; the key is made at the first start.
 ///
 /// # Errors
 /// The key cannot be read or written.
-pub fn recorder_id(keys: &mut KeyStore) -> anyhow::Result<RecorderId> {
+pub fn log_key(keys: &mut KeyStore) -> anyhow::Result<LogKey> {
     let key = match keys.get(LOG_KEY) {
         Some(stored) => {
             let bytes: &[u8; 32] = stored
@@ -157,5 +157,5 @@ pub fn recorder_id(keys: &mut KeyStore) -> anyhow::Result<RecorderId> {
             key
         }
     };
-    Ok(RecorderId::from_log_key(key.verifying_key().as_bytes()))
+    Ok(LogKey::from_bytes(key.verifying_key().to_bytes()))
 }

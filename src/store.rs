@@ -32,7 +32,7 @@ use rand_core::SeedableRng;
 use tokio::sync::{AcquireError, Notify, Semaphore, SemaphorePermit};
 use tokio_util::task::TaskTracker;
 
-use crate::ids::{RecorderId, RecordingId, StoreId};
+use crate::ids::{LogKey, RecorderId, RecordingId, StoreId};
 use create::Objects;
 pub use error::StoreError;
 pub use handle::{ContentFacts, Durable, End, Opening, RecordingHandle, SealedRecording};
@@ -82,8 +82,8 @@ impl FromStr for StoreUrl {
 pub struct StoreConfig {
     /// Where.
     pub url: StoreUrl,
-    /// Who writes.
-    pub recorder: RecorderId,
+    /// Who writes: the public key of the recorder's log.
+    pub log_key: LogKey,
     /// The least time between the starts of two commits; the first after idleness does not wait.
     pub commit_interval: Duration,
     /// As many pending bytes start a commit before its time.
@@ -96,15 +96,20 @@ pub struct StoreConfig {
 
 impl StoreConfig {
     /// The default settings (design: 1 s, 64 MiB in all, 1 MiB per upload).
-    pub fn new(url: StoreUrl, recorder: RecorderId) -> Self {
+    pub fn new(url: StoreUrl, log_key: LogKey) -> Self {
         Self {
             url,
-            recorder,
+            log_key,
             commit_interval: Duration::from_secs(1),
             commit_bytes: 4 * 1024 * 1024,
             buffer_bytes_max: 64 * 1024 * 1024,
             upload_buffer_bytes_max: 1024 * 1024,
         }
+    }
+
+    /// The recorder's name in the store.
+    pub fn recorder(&self) -> RecorderId {
+        RecorderId::from_log_key(self.log_key.as_bytes())
     }
 }
 
@@ -202,7 +207,7 @@ impl Store {
         let (objects, disk): (Arc<dyn ObjectStore>, _) = match &config.url {
             StoreUrl::Memory => (Arc::new(InMemory::new()), None),
             StoreUrl::Local(root) => {
-                let disk = LocalDisk::prepare(root.clone(), config.recorder).await?;
+                let disk = LocalDisk::prepare(root.clone(), config.recorder()).await?;
                 (disk.objects(), Some(disk))
             }
         };

@@ -18,7 +18,7 @@ use netstack::io::{Tailnet, TailnetConfig};
 use netstack::tcpip::TcpConfig;
 use tailtape::access::Identity;
 use tailtape::capture::{Upload, connect};
-use tailtape::ids::RecorderId;
+use tailtape::ids::LogKey;
 use tailtape::ingest::{IngestConfig, serve_connection};
 use tailtape::serve::{RECORDER_PORT, Recorder};
 use tailtape::store::{Store, StoreConfig, StoreUrl};
@@ -255,7 +255,7 @@ impl World {
             Some(folder) => StoreUrl::Local(tempfile::tempdir_in(folder)?.keep()),
             None => StoreUrl::Memory,
         };
-        let mut store = StoreConfig::new(url, RecorderId::from_log_key(b"bench"));
+        let mut store = StoreConfig::new(url, LogKey::from_bytes([7; LogKey::BYTES]));
         let mut ingest = IngestConfig::default();
         if pacing == Pacing::AtOnce {
             store.commit_interval = Duration::ZERO;

@@ -57,6 +57,8 @@ pub(super) struct LocalStage {
     store_root: PathBuf,
     sealed: mpsc::Receiver<SealedRecording>,
     join: Duration,
+    /// Holds the lock on the state: one recorder identity, one process.
+    _keys: KeyStore,
     /// Last, so that it is dropped after the nodes, which would complain.
     devnet: DevNet,
 }
@@ -83,11 +85,11 @@ impl LocalStage {
         ))?;
 
         let mut keys = KeyStore::open(data.join("state").join("recorder"))
-            .context("cannot open the recorder's state")?;
+            .with_context(|| format!("cannot keep a recorder's state below {}", data.display()))?;
         let store_root = data.join("store");
         let url = StoreUrl::Local(store_root.clone());
-        let recorder_id = serve::recorder_id(&mut keys)?;
-        let store = Store::open(StoreConfig::new(url, recorder_id))
+        let log_key = serve::log_key(&mut keys)?;
+        let store = Store::open(StoreConfig::new(url, log_key))
             .await
             .with_context(|| format!("cannot open the store in {}", store_root.display()))?;
         screen.step(&format!(
@@ -127,6 +129,7 @@ impl LocalStage {
             store_root,
             sealed,
             join: join_time,
+            _keys: keys,
             devnet,
         })
     }

@@ -90,7 +90,12 @@ impl Session {
                 self.upload.handle_sealed(now(), sealed.bytes);
             }
             Err(error) => {
-                tracing::error!(clean, reason, %error, "recording not sealed");
+                tracing::error!(
+                    clean,
+                    reason,
+                    error = error.with_causes(),
+                    "recording not sealed"
+                );
                 self.upload.handle_failed(now(), error.to_string());
             }
         }

@@ -105,7 +105,7 @@ impl Objects {
                     sends.fetch_add(1, Ordering::Relaxed);
                     let (sent, error) = self.send(name, bytes, &mut late).await;
                     if let Some(error) = error {
-                        tracing::warn!(%name, %error, "create failed; it will be tried again");
+                        tracing::warn!(%name, error = error.with_causes(), "create failed; it will be tried again");
                         tries_left.spend(|| error)?;
                         tokio::time::sleep(RETRY_PAUSE).await;
                     }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: no variant carries recorded bytes. Called by every file of the room.
 
+use std::error::Error as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -182,4 +183,45 @@ pub enum StoreError {
     /// The backend did not answer while the store closed.
     #[error("close the store: the backend did not answer in time")]
     CloseTimedOut,
+}
+
+impl StoreError {
+    /// The error and its causes on one line: for a log, which shows an error's own words alone.
+    #[must_use]
+    pub fn with_causes(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = self.source();
+        while let Some(cause) = source {
+            let words = cause.to_string();
+            // Some libraries end with the words of their source.
+            if !text.ends_with(&words) {
+                text.push_str(": ");
+                text.push_str(&words);
+            }
+            source = cause.source();
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_logged_with_each_cause_once() {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let said = full.to_string();
+        let error = StoreError::Object {
+            step: "create",
+            name: "journal/a".into(),
+            source: object_store::Error::Generic {
+                store: "disk",
+                source: Box::new(full),
+            },
+        };
+        let told = error.with_causes();
+        assert!(told.starts_with("create journal/a: "), "{told}");
+        assert_eq!(told.matches(&said).count(), 1, "{told}");
+    }
 }

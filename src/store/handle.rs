@@ -289,7 +289,7 @@ impl Drop for RecordingHandle {
         };
         // The seal goes on in its task; nobody is left to be told how it went, but for the log.
         if let Err(error) = self.end(end) {
-            tracing::error!(recording = %self.id, %error, "a dropped recording stays unsealed");
+            tracing::error!(recording = %self.id, error = error.with_causes(), "a dropped recording stays unsealed");
         }
     }
 }

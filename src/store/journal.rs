@@ -16,7 +16,7 @@ use super::error::StoreError;
 use super::pace::Pace;
 use super::state::{BatchItem, ObjectPlace};
 use super::{Shared, layout};
-use crate::ids::{EpochId, JournalNumber, RecorderId, RecordingId, StoreId, StreamOffset};
+use crate::ids::{EpochId, JournalNumber, LogKey, RecorderId, RecordingId, StoreId, StreamOffset};
 use crate::recording::compression::Compressor;
 use crate::recording::frame::{FRAME_PLAIN_BYTES_MAX, FrameKind};
 use crate::recording::journal_object::{
@@ -38,6 +38,7 @@ const TRIM_AT_ONCE_MAX: u64 = 256;
 pub(super) struct OpenerRecord {
     version: u32,
     recorder: RecorderId,
+    log_key: LogKey,
     epoch: EpochId,
     store_id: StoreId,
     /// The epoch that this recorder knew to be its last; absent at the first, or when none was found.
@@ -140,7 +141,7 @@ impl Committer {
         oldest_needed: JournalNumber,
     ) -> Result<(), StoreError> {
         let header = ObjectHeader {
-            recorder: self.shared.config.recorder,
+            recorder: self.shared.config.recorder(),
             epoch: self.epoch.id,
             number: self.epoch.next,
             previous: self.epoch.previous,
@@ -270,8 +271,11 @@ impl Committer {
         let (shared, epoch) = (Arc::clone(&self.shared), self.epoch.id);
         let removal = async move {
             for number in from..to {
-                let name =
-                    layout::journal_object(&shared.config.recorder, &epoch, JournalNumber(number));
+                let name = layout::journal_object(
+                    &shared.config.recorder(),
+                    &epoch,
+                    JournalNumber(number),
+                );
                 if let Err(error) = shared.objects.store().delete(&name).await {
                     tracing::warn!(%name, %error, "a journal object that is not needed stays");
                 }
@@ -356,10 +360,11 @@ async fn claim(
 ) -> Result<Epoch, StoreError> {
     let started_ms = u64::try_from((shared.wall_clock)().as_millisecond()).unwrap_or_default();
     let id = shared.draw(|rng| EpochId::random(started_ms, rng));
-    let recorder = shared.config.recorder;
+    let recorder = shared.config.recorder();
     let record = OpenerRecord {
         version: 1,
         recorder,
+        log_key: shared.config.log_key,
         epoch: id,
         store_id: shared.store_id,
         previous_epoch: previous,
@@ -422,7 +427,7 @@ async fn claim(
 
 /// The newest epoch of this recorder that a listing shows: a hint for people and for recovery, never a proof.
 async fn newest_epoch(shared: &Shared) -> Result<Option<EpochId>, StoreError> {
-    let of_recorder = layout::journal_of(&shared.config.recorder);
+    let of_recorder = layout::journal_of(&shared.config.recorder());
     let listed = shared
         .objects
         .store()

@@ -236,7 +236,7 @@ fn manifest_of(
         version: MANIFEST_VERSION,
         recording_id: order.id,
         store_id: store.shared.store_id,
-        recorder: store.shared.config.recorder,
+        recorder: store.shared.config.recorder(),
         endpoint: order.opening.endpoint.into(),
         received_at: order.opening.received_at,
         ended_at: order.end.ended_at,

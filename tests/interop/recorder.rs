@@ -68,9 +68,9 @@ impl OwnRecorder {
         let store_root = bench.directory("store")?;
         let (node, recorder, store) = runtime.block_on(async {
             let mut keys = KeyStore::open(bench.directory("state")?)?;
-            let recorder_id = serve::recorder_id(&mut keys)?;
+            let log_key = serve::log_key(&mut keys)?;
             let url = StoreUrl::Local(store_root.clone());
-            let store = Store::open(StoreConfig::new(url, recorder_id)).await?;
+            let store = Store::open(StoreConfig::new(url, log_key)).await?;
             let node = Tailnet::join(
                 TailnetConfig {
                     control_url: control.url(),

@@ -59,6 +59,33 @@ async fn once_ends_with_one_object_on_stdout_whose_hashes_are_those_of_the_store
 }
 
 #[tokio::test]
+async fn a_second_one_on_the_same_data_is_refused_while_the_first_runs() {
+    let data = tempfile::tempdir().unwrap();
+    let mut command = dev(data.path());
+    command.args(["--", "true"]);
+    let mut first = DevProcess::start(command);
+    first.report().await;
+
+    let second = || {
+        let command = dev(data.path())
+            .args(["--once", "--", "true"])
+            .stdin(Stdio::null())
+            .output();
+        soon("the end of the second", command)
+    };
+    let refused = second().await.unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert!(told.contains("in use"), "{told}");
+    assert!(told.contains("to do: "), "{told}");
+
+    let (status, _) = first.terminate().await;
+    assert!(status.success(), "{status}");
+    let later = second().await.unwrap();
+    assert!(later.status.success(), "{later:?}");
+}
+
+#[tokio::test]
 async fn while_it_runs_only_loopback_is_bound_and_each_line_typed_records_another_session() {
     let data = tempfile::tempdir().unwrap();
     let mut command = dev(data.path());

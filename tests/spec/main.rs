@@ -12,6 +12,7 @@
 mod announcing;
 mod demo;
 mod durable_ack;
+mod hostile;
 mod process;
 mod stock_clients;
 mod tailnet;

@@ -9,7 +9,7 @@ use netstack::devnet::{AuthKeySpec, DevNet, DevNetConfig};
 use netstack::io::keystore::KeyStore;
 use netstack::io::{Tailnet, TailnetConfig};
 use netstack::tcpip::TcpConfig;
-use tailtape::ids::RecorderId;
+use tailtape::ids::LogKey;
 use tailtape::ingest::IngestConfig;
 use tailtape::recording::frame::FrameKind;
 use tailtape::recording::journal_object::JournalObject;
@@ -63,7 +63,7 @@ impl LoopbackTailnet {
             commit_interval: COMMIT_INTERVAL,
             ..StoreConfig::new(
                 StoreUrl::Local(directory.path().to_owned()),
-                RecorderId::from_log_key(b"spec"),
+                LogKey::from_bytes([7; LogKey::BYTES]),
             )
         })
         .await

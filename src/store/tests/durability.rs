@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use super::super::{Store, StoreConfig, StoreError, StoreUrl};
 use super::faulty_store::FaultyStore;
 use super::world::{BACKENDS, Backend, World, clean_end, durable_at, opening};
-use crate::ids::{RecorderId, StreamOffset};
+use crate::ids::{LogKey, StreamOffset};
 
 #[tokio::test(start_paused = true)]
 async fn the_offset_moves_only_after_the_put_succeeded() {
@@ -295,6 +295,9 @@ async fn the_id_of_a_store_is_made_once_and_epochs_name_the_one_before() {
             let object = crate::recording::journal_object::JournalObject::decode(&bytes).unwrap();
             let frame = object.frames().next().unwrap().unwrap();
             let json: serde_json::Value = serde_json::from_slice(&frame.plain().unwrap()).unwrap();
+            let log_key: LogKey = json["log_key"].as_str().unwrap().parse().unwrap();
+            let recorder = crate::ids::RecorderId::from_log_key(log_key.as_bytes());
+            assert_eq!(json["recorder"], recorder.to_string());
             assert_eq!(json["store_id"], first.id().to_string());
             previous.push(json["previous_epoch"].as_str().map(str::to_owned));
         }
@@ -307,7 +310,7 @@ async fn the_id_of_a_store_is_made_once_and_epochs_name_the_one_before() {
 async fn a_backend_that_overwrites_silently_is_refused() {
     let objects =
         FaultyStore::overwriting(std::sync::Arc::new(object_store::memory::InMemory::new()));
-    let config = StoreConfig::new(StoreUrl::Memory, RecorderId::from_log_key(b"key"));
+    let config = StoreConfig::new(StoreUrl::Memory, LogKey::from_bytes([7; LogKey::BYTES]));
     let rng = rand_core::SeedableRng::seed_from_u64(1);
     let opened = Store::open_with(config, objects, None, rng, jiff::Timestamp::now).await;
     assert!(
@@ -324,7 +327,7 @@ async fn open_takes_a_file_url_and_a_memory_url_and_no_other() {
     let directory = tempfile::tempdir().unwrap();
     let url = format!("file://{}/a/b", directory.path().display());
     for url in [url.as_str(), "memory://"] {
-        let config = StoreConfig::new(url.parse().unwrap(), RecorderId::from_log_key(b"key"));
+        let config = StoreConfig::new(url.parse().unwrap(), LogKey::from_bytes([7; LogKey::BYTES]));
         let store = Store::open(config).await.unwrap();
         store.close().await.unwrap();
     }

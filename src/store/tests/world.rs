@@ -19,7 +19,7 @@ use super::super::{
 };
 use super::faulty_store::FaultyStore;
 use crate::access::Identity;
-use crate::ids::{RecorderId, RecordingId, StreamOffset};
+use crate::ids::{LogKey, RecorderId, RecordingId, StreamOffset};
 use crate::recording::frame::FrameKind;
 use crate::recording::journal_object::{JournalObject, digest_of};
 use crate::recording::manifest::Manifest;
@@ -43,7 +43,8 @@ pub(super) struct World {
 
 impl World {
     pub(super) async fn new(backend: Backend) -> Self {
-        let recorder = RecorderId::from_log_key(b"key");
+        let log_key = LogKey::from_bytes([7; LogKey::BYTES]);
+        let recorder = RecorderId::from_log_key(log_key.as_bytes());
         let (inner, disk, directory, url): (Arc<dyn ObjectStore>, _, _, _) = match backend {
             Backend::Memory => (Arc::new(InMemory::new()), None, None, StoreUrl::Memory),
             Backend::File => {
@@ -59,7 +60,7 @@ impl World {
         Self {
             objects,
             disk,
-            config: StoreConfig::new(url, recorder),
+            config: StoreConfig::new(url, log_key),
             directory,
             seed: 0.into(),
         }
