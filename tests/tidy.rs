@@ -126,6 +126,10 @@ const CHECKS: &[(&str, Check)] = &[
         leaves_boringtun_to_wireguard,
     ),
     ("leaves_devnet_to_dev", leaves_devnet_to_dev),
+    (
+        "leaves_system_randomness_to_shells",
+        leaves_system_randomness_to_shells,
+    ),
 ];
 
 #[test]
@@ -282,6 +286,24 @@ fn leaves_devnet_to_dev(source: &Source) -> Vec<String> {
     complain(
         !allowed && named && names(&source.text, "devnet"),
         "names devnet, which only dev and tests may",
+    )
+}
+
+/// The core of netstack draws from a seed that it is given; boringtun alone has its own way.
+fn leaves_system_randomness_to_shells(source: &Source) -> Vec<String> {
+    const SHELLS: [&str; 4] = ["io", "devnet", "key", "wireguard"];
+    let pure = match room(&source.path) {
+        Some(Room::Netstack(name)) => !SHELLS.contains(&name),
+        Some(Room::Recorder(own)) => layer(own) == Some(Layer::Core),
+        None => false,
+    };
+    let code = code_of(&source.text);
+    let drawn = ["OsRng", "getrandom", "thread_rng"]
+        .iter()
+        .any(|name| code.contains(name));
+    complain(
+        pure && drawn,
+        "draws from the system's randomness, which only shells may",
     )
 }
 

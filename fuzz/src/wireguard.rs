@@ -49,6 +49,7 @@ impl Side {
             Received::Packet {
                 peer: from,
                 packet: inner,
+                ..
             } => {
                 assert_eq!(from, *peer);
                 assert!(inner.len() >= 20 && inner.len() <= datagram.len());

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,7 +99,11 @@ fn make_directories(root: &FsPath) -> io::Result<()> {
         .ancestors()
         .take_while(|directory| !directory.exists())
         .count();
-    fs::create_dir_all(root)?;
+    // Recordings hold what people saw: nobody but the recorder's user may read a root that it made.
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(root)?;
     root.ancestors()
         .take(missing.saturating_add(1))
         .try_for_each(|directory| File::open(directory)?.sync_all())

@@ -174,6 +174,24 @@ const SAMPLES: &[(&str, &str, &str, bool)] = &[
         false,
     ),
     (
+        "leaves_system_randomness_to_shells",
+        "netstack/src/io/keystore.rs",
+        "use rand_core::OsRng;",
+        true,
+    ),
+    (
+        "leaves_system_randomness_to_shells",
+        "netstack/src/node.rs",
+        "use rand_core::{OsRng, RngCore};",
+        false,
+    ),
+    (
+        "leaves_system_randomness_to_shells",
+        "src/ids.rs",
+        "let mut rng = rand_core::OsRng;",
+        false,
+    ),
+    (
         "leaves_devnet_to_dev",
         "src/dev.rs",
         "use netstack::devnet::Devnet;",
