@@ -3,11 +3,13 @@
 //! Invariants: the same bytes give the same facts however they are cut; memory stays under [`LINE_BYTES_MAX`] twice over plus the header;
 //! no byte is ever changed or refused. Ingest's upload machine feeds it; what is odd becomes a [`Flag`].
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Visitor};
+
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 
 /// Longest line that is parsed; a longer one is only counted and flagged. A 32 KiB read of a terminal makes at most 197 kB.
 pub const LINE_BYTES_MAX: usize = 1024 * 1024;
@@ -55,6 +57,9 @@ pub struct Facts {
     pub last_event_seconds: Option<f64>,
     /// The header as sent, unknown keys included.
     pub header: Option<serde_json::Value>,
+    /// SHA-256 of the text of all output events, joined, as UTF-8. `None` without a header, or when a
+    /// line was too long to be read.
+    pub transcript_sha256: Option<[u8; 32]>,
     /// In order of declaration, each at most once.
     pub flags: Vec<Flag>,
 }
@@ -72,6 +77,7 @@ pub struct Parser {
     header: Option<Box<[u8]>>,
     event_count: u64,
     last_event_seconds: Option<f64>,
+    transcript: Sha256,
     not_asciicast: bool,
     line_too_long: bool,
 }
@@ -120,6 +126,8 @@ impl Parser {
         Facts {
             event_count: self.event_count,
             last_event_seconds: self.last_event_seconds,
+            transcript_sha256: (self.header.is_some() && !self.line_too_long)
+                .then(|| self.transcript.finalize().into()),
             header: self
                 .header
                 .and_then(|header| serde_json::from_slice(&header).ok()),
@@ -165,9 +173,12 @@ impl Parser {
     fn read_line(&mut self, line: &[u8]) {
         if !std::mem::replace(&mut self.past_header, true) {
             self.read_header(line);
-        } else if let Some(seconds) = event_time(line) {
+        } else if let Some((seconds, output)) = event(line) {
             self.event_count = self.event_count.saturating_add(1);
             self.last_event_seconds = Some(seconds);
+            if let Some(text) = output {
+                self.transcript.update(text.as_bytes());
+            }
         } else {
             self.not_asciicast = true;
         }
@@ -195,11 +206,14 @@ impl fmt::Debug for Parser {
     }
 }
 
-fn event_time(line: &[u8]) -> Option<f64> {
+/// An event's time, and its text if it is output.
+fn event(line: &[u8]) -> Option<(f64, Option<Cow<'_, str>>)> {
     // serde_json skips strings without checking their UTF-8, hence the check up front.
     let text = std::str::from_utf8(line).ok()?;
-    let (time, _code, _data): (&RawValue, Text, Text) = serde_json::from_str(text).ok()?;
-    super::parse_time(time)
+    let (time, Text(code), Text(data)): (&RawValue, Text<'_>, Text<'_>) =
+        serde_json::from_str(text).ok()?;
+    let seconds = super::parse_time(time)?;
+    Some((seconds, (code == super::CODE_OUTPUT).then_some(data)))
 }
 
 /// Parses all of it once, so that the same call at the end cannot fail.
@@ -208,24 +222,9 @@ fn is_header(line: &[u8]) -> bool {
         .is_ok_and(|header| header.get("version").and_then(serde_json::Value::as_u64) == Some(2))
 }
 
-/// A JSON string whose content is of no interest, hence never copied out.
-struct Text;
-
-impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextVisitor;
-        impl Visitor<'_> for TextVisitor {
-            type Value = Text;
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a string")
-            }
-            fn visit_str<E>(self, _text: &str) -> Result<Text, E> {
-                Ok(Text)
-            }
-        }
-        deserializer.deserialize_str(TextVisitor)
-    }
-}
+/// A JSON string, copied only if it has escapes.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests;

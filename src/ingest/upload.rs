@@ -298,6 +298,7 @@ impl Upload {
         ContentFacts {
             event_count: facts.event_count,
             header: facts.header,
+            transcript_sha256: facts.transcript_sha256,
             flags: facts.flags.iter().map(ToString::to_string).collect(),
         }
     }

@@ -69,6 +69,10 @@ pub struct Manifest {
     pub cast_sha256: HexDigest,
     /// The events of the asciicast.
     pub event_count: u64,
+    /// SHA-256 of the text of all output events, joined, as UTF-8. Absent when there was no header, or
+    /// a line was too long to be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transcript_sha256: Option<HexDigest>,
     /// Who uploaded, as the tailnet says.
     pub uploader: Identity,
     /// The asciicast's header: what the uploader claims. Absent when there was none.
@@ -202,6 +206,7 @@ mod tests {
             bytes: 6,
             cast_sha256: digest("5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"),
             event_count: 0,
+            transcript_sha256: None,
             uploader: Identity {
                 stable_id: "nAbCdEfCNTRL".into(),
                 node_name: "web.tail-scale.ts.net".into(),
@@ -262,7 +267,7 @@ mod tests {
             Manifest::decode(newer),
             Err(ManifestError::UnknownVersion(2))
         ));
-        let extended = GOLDEN.replacen('{', "{\"transcript_sha256\": \"…\",", 1);
+        let extended = GOLDEN.replacen('{', "{\"of_tomorrow\": \"…\",", 1);
         assert_eq!(Manifest::decode(extended.as_bytes()).unwrap(), manifest());
     }
 

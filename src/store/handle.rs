@@ -18,6 +18,7 @@ use crate::access::Identity;
 use crate::ids::{RecordingId, StreamOffset};
 use crate::recording::frame::FRAME_PLAIN_BYTES_MAX;
 use crate::recording::manifest::rfc3339;
+use crate::recording::seal::HexDigest;
 
 /// How much of an end's reason is kept: it may quote a peer.
 const REASON_BYTES_MAX: usize = 1024;
@@ -53,6 +54,8 @@ pub struct ContentFacts {
     pub event_count: u64,
     /// The asciicast header, if there was one.
     pub header: Option<serde_json::Value>,
+    /// SHA-256 of the text of all output events, joined, as UTF-8; `None` when it could not be read.
+    pub transcript_sha256: Option<[u8; 32]>,
     /// What was wrong or special, such as `not_asciicast`.
     pub flags: Vec<String>,
 }
@@ -98,8 +101,10 @@ struct CloseRecord {
     #[serde(with = "rfc3339")]
     ended_at: Timestamp,
     bytes: u64,
-    cast_sha256: crate::recording::seal::HexDigest,
+    cast_sha256: HexDigest,
     event_count: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    transcript_sha256: Option<HexDigest>,
     flags: Vec<String>,
 }
 
@@ -234,8 +239,9 @@ impl RecordingHandle {
             reason: end.reason.clone(),
             ended_at: end.ended_at,
             bytes: self.received,
-            cast_sha256: crate::recording::seal::HexDigest(sha256),
+            cast_sha256: HexDigest(sha256),
             event_count: end.facts.event_count,
+            transcript_sha256: end.facts.transcript_sha256.map(HexDigest),
             flags: end.facts.flags.clone(),
         };
         let record = serde_json::to_vec(&record).map_err(|source| StoreError::Json {

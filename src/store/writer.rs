@@ -246,6 +246,7 @@ fn manifest_of(
         bytes: digests.stored_bytes,
         cast_sha256: HexDigest(cast_sha256),
         event_count: order.end.facts.event_count,
+        transcript_sha256: order.end.facts.transcript_sha256.map(HexDigest),
         uploader: order.opening.uploader.clone(),
         claimed: order.end.facts.header.clone(),
         format: Format::Plain,

@@ -16,6 +16,24 @@ fn a_clean_recording_has_its_header_its_count_and_no_flag() {
 }
 
 #[test]
+fn the_transcript_is_the_text_of_all_output_and_of_nothing_else() {
+    let facts = facts_of(&[
+        HEADER,
+        b"[0.5,\"o\",\"h\xc3\xa9llo\\r\\n\"]\n[1,\"i\",\"typed\"]\n[1.25,\"r\",\"80x24\"]\n[2,\"o\",\"\\u001b[0m$ \"]\n",
+    ]);
+    let expected: [u8; 32] = Sha256::digest("h\u{e9}llo\r\n\u{1b}[0m$ ").into();
+    assert_eq!(facts.transcript_sha256, Some(expected));
+    assert_eq!(facts_of(&[b"no header\n"]).transcript_sha256, None);
+    let long = [
+        b"[3,\"o\",\"".as_slice(),
+        &vec![b'x'; LINE_BYTES_MAX],
+        b"\"]\n",
+    ]
+    .concat();
+    assert_eq!(facts_of(&[HEADER, &long]).transcript_sha256, None);
+}
+
+#[test]
 fn zero_bytes_are_legal() {
     assert_eq!(facts_of(&[]), Facts::default());
     assert_eq!(facts_of(&[b""]), Facts::default());

@@ -183,6 +183,7 @@ pub(super) fn clean_end() -> End {
         facts: ContentFacts {
             event_count: 3,
             header: Some(serde_json::json!({"version": 2})),
+            transcript_sha256: Some([0xab; 32]),
             flags: vec![],
         },
     }
