@@ -12,8 +12,8 @@ use crate::process::Process;
 use crate::reference::stdout_json;
 use crate::tailnet::Tailnet;
 
-/// How long one that is waited for may still take. Its own limits add up to this: 60 s to join, 60 s to warm the path, 30 s to
-/// connect, 60 s for the end, and the stream.
+/// How long one that is waited for may still take beside its own pauses. Its own limits add up to this: 60 s to join, 60 s to
+/// warm the path, 30 s to connect, 60 s for the end, and the stream.
 const RUN_LIMIT: Duration = Duration::from_secs(240);
 
 /// What is streamed.
@@ -139,6 +139,8 @@ pub(crate) struct PeerPath {
 #[derive(Debug)]
 pub(crate) struct Running {
     process: Process,
+    /// What it pauses in all, by its job.
+    pauses: Duration,
 }
 
 impl Running {
@@ -159,16 +161,25 @@ impl Running {
         if !job.warm {
             command.args(["-warm", "0"]);
         }
-        match &job.cast {
-            Cast::File(path) => command.arg("-cast").arg(path),
-            Cast::Generated(bytes) => command.arg("-generate-bytes").arg(bytes.to_string()),
+        let lines = match &job.cast {
+            Cast::File(path) => {
+                command.arg("-cast").arg(path);
+                std::fs::read_to_string(path)?.lines().count()
+            }
+            Cast::Generated(bytes) => {
+                command.arg("-generate-bytes").arg(bytes.to_string());
+                anyhow::ensure!(job.pace.is_zero(), "only a file is paced");
+                0
+            }
         };
+        let pauses = job.pace * u32::try_from(lines)? + job.idle;
         let process = Process::start(bench, hostname, command)?;
-        Ok(Self { process })
+        Ok(Self { process, pauses })
     }
 
     /// Waits for its end.
     pub(crate) fn report(self) -> anyhow::Result<Report> {
-        self.process.wait_for("its report", RUN_LIMIT, stdout_json)
+        let limit = RUN_LIMIT + self.pauses;
+        self.process.wait_for("its report", limit, stdout_json)
     }
 }
