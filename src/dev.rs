@@ -60,9 +60,8 @@ pub async fn run(
     let out = std::io::stdout();
     let recorded = sessions(&mut stage, args, lines, out, &mut screen, shutdown).await;
     let closed = stage.close().await;
-    let all_ok = recorded?;
-    closed?;
-    Ok(all_ok)
+    // A store that was fenced is why its uploads failed: it is told first.
+    closed.and(recorded)
 }
 
 /// The size of the user's terminal, which the sessions get too; 80 by 24 where there is none.

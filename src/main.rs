@@ -1,6 +1,6 @@
 //! The command: parses arguments, runs one command, and says how it ended.
 //!
-//! The invariant: exit code 0 is success, 1 failure, 2 a mistake in usage or configuration; an error is told as what failed, to
+//! The invariant: exit code 0 is success, 1 failure, 2 a mistake in usage or configuration, 75 a recorder that was fenced; an error is told as what failed, to
 //! what, why, and what to do about it, on stderr. Nothing calls it but the operating system.
 
 use std::io::{IsTerminal, Write};
@@ -21,6 +21,8 @@ const RUNTIME_END_MAX: Duration = Duration::from_secs(1);
 
 const FAILURE: u8 = 1;
 const MISTAKE: u8 = 2;
+/// Another recorder took our epoch over (EX_TEMPFAIL): a service manager may start us again.
+const FENCED: u8 = 75;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -105,6 +107,12 @@ fn advice(error: &anyhow::Error) -> Option<&'static str> {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
+    let fenced = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref(), Some(StoreError::Fenced { .. }))
+    };
+    if error.chain().any(fenced) {
+        return FENCED;
+    }
     match error.downcast_ref() {
         Some(TelemetryError::Filter { .. }) => MISTAKE,
         Some(TelemetryError::Start(_)) | None => FAILURE,
@@ -128,6 +136,14 @@ mod tests {
              to do: check the command after `--`: it is run as it stands, without a shell\n"
         );
         assert_eq!(exit_code(&error), FAILURE);
+    }
+
+    #[test]
+    fn a_fenced_recorder_exits_75_whatever_stands_around_the_cause() {
+        let number = tailtape::ids::JournalNumber(7);
+        let error = anyhow::Error::from(StoreError::Fenced { number }).context("cannot close");
+        assert_eq!(exit_code(&error), 75);
+        assert_eq!(exit_code(&anyhow::Error::from(StoreError::Closed)), FAILURE);
     }
 
     #[test]
