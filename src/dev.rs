@@ -17,6 +17,7 @@ use anyhow::Context;
 use tokio::io::{AsyncBufRead, BufReader};
 use tokio_util::sync::CancellationToken;
 
+pub use announce::Announcing;
 pub use lines::{CommandLines, Typed};
 pub use report::{DevReport, SessionFacts};
 pub use screen::{Screen, ScreenStyle};

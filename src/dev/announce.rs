@@ -1,6 +1,6 @@
 //! A store that announces what it has sealed: a wrapper around any sink.
 //!
-//! Invariant: an announcement follows the seal; it never delays or fails an upload. `dev` wraps its store in it.
+//! Invariant: an announcement follows the seal; it never delays or fails an upload. `dev` and the tests wrap a store in it.
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
@@ -12,14 +12,16 @@ use crate::store::{Durable, End, Opening, SealedRecording, StoreError};
 /// Announcements that nobody has taken yet; more are dropped.
 const ANNOUNCEMENTS_MAX: usize = 16;
 
+/// A sink, or a writer of one, whose seals are announced.
 #[derive(Clone, Debug)]
-pub(super) struct Announcing<S> {
+pub struct Announcing<S> {
     inner: S,
     sealed: mpsc::Sender<SealedRecording>,
 }
 
 impl<S> Announcing<S> {
-    pub(super) fn new(inner: S) -> (Self, mpsc::Receiver<SealedRecording>) {
+    /// Wraps `inner`; the receiver hears of each recording once its manifest is durable.
+    pub fn new(inner: S) -> (Self, mpsc::Receiver<SealedRecording>) {
         let (sealed, announcements) = mpsc::channel(ANNOUNCEMENTS_MAX);
         (Self { inner, sealed }, announcements)
     }

@@ -1,7 +1,7 @@
 //! The promises, as tests: over the real tunnel, on a real disk, or of the binary itself. One module per promise.
 //!
 //! The rest are what they are made with: `tailnet` (a devnet, a recorder, an uploader), `uploader` (HTTP/2 by the byte),
-//! `announcing` (which recordings are sealed), `process` (the binary as a child).
+//! `process` (the binary as a child).
 
 #![allow(
     clippy::unwrap_used,
@@ -9,7 +9,6 @@
     reason = "a test program: to panic is to fail"
 )]
 
-mod announcing;
 mod demo;
 mod durable_ack;
 mod hostile;

@@ -9,6 +9,7 @@ use netstack::devnet::{AuthKeySpec, DevNet, DevNetConfig};
 use netstack::io::keystore::KeyStore;
 use netstack::io::{Tailnet, TailnetConfig};
 use netstack::tcpip::TcpConfig;
+use tailtape::dev::Announcing;
 use tailtape::ids::LogKey;
 use tailtape::ingest::IngestConfig;
 use tailtape::recording::frame::FrameKind;
@@ -20,14 +21,10 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 
-use crate::announcing::Announcing;
 use crate::{PATIENCE, soon};
 
 /// Short, so that many commits fit into a test; the order of things in each is the same.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(50);
-
-/// Recordings sealed that the test has not asked for yet.
-const SEALED_MAX: usize = 16;
 
 /// A recorder at work and its uploader, both joined.
 pub(crate) struct LoopbackTailnet {
@@ -68,11 +65,7 @@ impl LoopbackTailnet {
         })
         .await
         .unwrap();
-        let (announcements, sealed) = mpsc::channel(SEALED_MAX);
-        let sink = Announcing {
-            store: store.clone(),
-            sealed: announcements,
-        };
+        let (sink, sealed) = Announcing::new(store.clone());
         let recorder = Recorder::start(&recorder_node, sink, config).unwrap();
         let address = SocketAddr::new(recorder_node.status().addresses[0], RECORDER_PORT);
         Self {
