@@ -3,12 +3,16 @@
 //! Invariant: a value of these types is well-formed, and its text form (lower-case RFC 4648 base32
 //! without padding, or digits) is safe in object names. Randomness is an argument. Called by every room.
 
+mod event_id;
+
 use std::fmt;
 use std::str::FromStr;
 
 use rand_core::{CryptoRng, RngCore};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
+
+pub use event_id::EventId;
 
 /// The largest millisecond count that 13 decimal digits hold (the year 2286); epochs sort as text up to it.
 const EPOCH_MS_MAX: u64 = 9_999_999_999_999;

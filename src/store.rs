@@ -7,8 +7,10 @@
 
 mod create;
 mod error;
+mod event;
 mod fence;
 mod handle;
+mod health;
 mod journal;
 mod layout;
 mod local_disk;
@@ -35,7 +37,9 @@ use tokio_util::task::TaskTracker;
 use crate::ids::{LogKey, RecorderId, RecordingId, StoreId};
 use create::Objects;
 pub use error::StoreError;
-pub use handle::{ContentFacts, Durable, End, Opening, RecordingHandle, SealedRecording};
+pub use event::Event;
+pub use handle::{Durable, End, Opening, RecordingHandle, SealedRecording};
+pub use health::StoreHealth;
 use journal::Committer;
 use local_disk::LocalDisk;
 use state::State;

@@ -102,7 +102,6 @@ pub fn upload(data: &[u8]) {
         }
         assert!(upload.poll_timeout().is_none_or(|at| at > now), "stays due");
     }
-    upload.take_facts();
 }
 
 /// What an uploader of ours makes of a frame of ours.

@@ -82,7 +82,7 @@ impl Session {
             clean,
             reason: reason.clone(),
             ended_at: jiff::Timestamp::now(),
-            facts: self.upload.take_facts(),
+            flags: Vec::new(),
         };
         match self.during(writer.finish(end)).await {
             Ok(sealed) => {

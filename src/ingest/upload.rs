@@ -8,14 +8,12 @@
 //! ```
 //!
 //! Invariants: acks obey [`ack`](super::ack) until the response ends, also while sealing; the final ack is the whole body; an error frame is last;
-//! content is read for facts and changes nothing. Called by [`record_v2`](super::record_v2).
+//! content is not looked at. Called by [`record_v2`](super::record_v2).
 
 use std::time::{Duration, Instant};
 
 use super::ack::{AckFrame, AckSchedule};
-use crate::asciicast::parser::Parser;
 use crate::ids::StreamOffset;
-use crate::store::ContentFacts;
 
 /// The intervals of an upload.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +66,6 @@ pub struct Outcome {
 pub struct Upload {
     config: UploadConfig,
     acks: AckSchedule,
-    parser: Parser,
     received_bytes: u64,
     outcome: Option<Outcome>,
     state: State,
@@ -104,7 +101,6 @@ impl Upload {
         Self {
             config,
             acks: AckSchedule::new(now, config.ack_interval_min, config.ack_interval_max),
-            parser: Parser::new(),
             received_bytes: 0,
             outcome: None,
             state: State::Receiving,
@@ -117,7 +113,6 @@ impl Upload {
             // A usize has at most 64 bits on every supported target, so the conversion never saturates.
             let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
             self.received_bytes = self.received_bytes.saturating_add(length);
-            self.parser.handle_bytes(bytes);
         }
     }
 
@@ -290,17 +285,6 @@ impl Upload {
     #[must_use]
     pub fn received_bytes(&self) -> u64 {
         self.received_bytes
-    }
-
-    /// What the content said, once: the parser starts afresh.
-    pub fn take_facts(&mut self) -> ContentFacts {
-        let facts = std::mem::take(&mut self.parser).facts();
-        ContentFacts {
-            event_count: facts.event_count,
-            header: facts.header,
-            transcript_sha256: facts.transcript_sha256,
-            flags: facts.flags.iter().map(ToString::to_string).collect(),
-        }
     }
 
     fn leave(&mut self, now: Instant, frame: AckFrame, close_at: Instant) {

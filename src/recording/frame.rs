@@ -3,7 +3,7 @@
 //! ```text
 //!  0  4  "ttfr"
 //!  4  1  version = 1
-//!  5  1  kind: 0 opener, 1 open, 2 data, 3 close; reserved: 4 cut, 5 compaction, 6 event, 7 fence
+//!  5  1  kind: 0 opener, 1 open, 2 data, 3 close, 4 cut, 6 event, 7 fence, 8 note; 5 reserved
 //!  6  1  flags: bit 0 = the bytes are one zstd frame; other bits 0
 //!  7  1  reserved = 0
 //!  8  4  key id (0 = plain)
@@ -50,6 +50,14 @@ pub enum FrameKind {
     Data,
     /// The recording ended: how (JSON).
     Close,
+    /// What stands before this offset is in segments: where to go on (JSON).
+    Cut,
+    /// An event that is no recording (JSON); the recording id is zero.
+    Event,
+    /// The last frame of an epoch: nothing beyond this object counts (JSON).
+    Fence,
+    /// Something that was learned about the recording after it opened (JSON).
+    Note,
 }
 
 impl FrameKind {
@@ -59,6 +67,10 @@ impl FrameKind {
             Self::Open => 1,
             Self::Data => 2,
             Self::Close => 3,
+            Self::Cut => 4,
+            Self::Event => 6,
+            Self::Fence => 7,
+            Self::Note => 8,
         }
     }
 
@@ -68,6 +80,10 @@ impl FrameKind {
             1 => Some(Self::Open),
             2 => Some(Self::Data),
             3 => Some(Self::Close),
+            4 => Some(Self::Cut),
+            6 => Some(Self::Event),
+            7 => Some(Self::Fence),
+            8 => Some(Self::Note),
             _ => None,
         }
     }

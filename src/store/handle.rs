@@ -43,20 +43,7 @@ pub struct End {
     pub reason: String,
     /// When, by the recorder's clock.
     pub ended_at: Timestamp,
-    /// What was noticed in the content.
-    pub facts: ContentFacts,
-}
-
-/// What a parser noticed in the content while it passed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ContentFacts {
-    /// How many events.
-    pub event_count: u64,
-    /// The asciicast header, if there was one.
-    pub header: Option<serde_json::Value>,
-    /// SHA-256 of the text of all output events, joined, as UTF-8; `None` when it could not be read.
-    pub transcript_sha256: Option<[u8; 32]>,
-    /// What was wrong or special, such as `not_asciicast`.
+    /// What was special about the upload, such as a limit that it met. What the content says is read behind the journal.
     pub flags: Vec<String>,
 }
 
@@ -102,9 +89,6 @@ struct CloseRecord {
     ended_at: Timestamp,
     bytes: u64,
     cast_sha256: HexDigest,
-    event_count: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    transcript_sha256: Option<HexDigest>,
     flags: Vec<String>,
 }
 
@@ -240,9 +224,7 @@ impl RecordingHandle {
             ended_at: end.ended_at,
             bytes: self.received,
             cast_sha256: HexDigest(sha256),
-            event_count: end.facts.event_count,
-            transcript_sha256: end.facts.transcript_sha256.map(HexDigest),
-            flags: end.facts.flags.clone(),
+            flags: end.flags.clone(),
         };
         let record = serde_json::to_vec(&record).map_err(|source| StoreError::Json {
             what: "an end",
@@ -291,7 +273,7 @@ impl Drop for RecordingHandle {
             clean: false,
             reason: "dropped".into(),
             ended_at: (self.store.shared.wall_clock)(),
-            facts: ContentFacts::default(),
+            flags: Vec::new(),
         };
         // The seal goes on in its task; nobody is left to be told how it went, but for the log.
         if let Err(error) = self.end(end) {

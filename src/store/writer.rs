@@ -18,6 +18,7 @@ use super::error::StoreError;
 use super::handle::{End, Opening, SealedRecording};
 use super::state::{SealBasis, Span};
 use super::{Store, layout, reader};
+use crate::asciicast::parser::{Facts, Parser};
 use crate::ids::{AttemptId, RecordingId, StreamOffset};
 use crate::recording::frame::{Frame, FrameError, FrameKind};
 use crate::recording::manifest::{
@@ -109,7 +110,8 @@ async fn attempt(
     let manifest_name =
         layout::manifest(&opening.uploader.stable_id, opening.received_at, &order.id);
     // If we stop here: every durable byte is in the journal, nothing else happened.
-    let (digests, cast_sha256) = write_segment(store, order.id, basis, &segment_name).await?;
+    let (digests, cast_sha256, facts) =
+        write_segment(store, order.id, basis, &segment_name).await?;
     // If we stop here: the segment is an orphan that nothing refers to; the journal still has the bytes.
     let complete = basis.durable.offset == order.received;
     if digests.stored_bytes != basis.durable.offset.0 {
@@ -132,7 +134,15 @@ async fn attempt(
     }
     // The manifest goes into the same directory, so its own create need not answer for those above.
     shared.objects.sync(&segment_name).await?;
-    let manifest = manifest_of(store, order, complete, digests, cast_sha256, &segment_name);
+    let manifest = manifest_of(
+        store,
+        order,
+        complete,
+        digests,
+        cast_sha256,
+        facts,
+        &segment_name,
+    );
     let bytes = manifest.encode().map_err(|source| StoreError::Manifest {
         name: manifest_name.to_string(),
         source,
@@ -218,10 +228,12 @@ fn manifest_of(
     complete: bool,
     digests: SegmentDigests,
     cast_sha256: [u8; 32],
+    facts: Facts,
     segment_name: &Path,
 ) -> Manifest {
     let clean = order.end.clean && complete;
-    let mut flags = order.end.facts.flags.clone();
+    let mut flags = order.end.flags.clone();
+    flags.extend(facts.flags.iter().map(ToString::to_string));
     flags.push(
         if clean {
             FLAG_COMPLETE
@@ -245,10 +257,10 @@ fn manifest_of(
         flags,
         bytes: digests.stored_bytes,
         cast_sha256: HexDigest(cast_sha256),
-        event_count: order.end.facts.event_count,
-        transcript_sha256: order.end.facts.transcript_sha256.map(HexDigest),
+        event_count: facts.event_count,
+        transcript_sha256: facts.transcript_sha256.map(HexDigest),
         uploader: order.opening.uploader.clone(),
-        claimed: order.end.facts.header.clone(),
+        claimed: facts.header,
         format: Format::Plain,
         segments: vec![Segment {
             name: segment_name.to_string(),
@@ -268,7 +280,7 @@ async fn write_segment(
     id: RecordingId,
     basis: &SealBasis,
     name: &Path,
-) -> Result<(SegmentDigests, [u8; 32]), StoreError> {
+) -> Result<(SegmentDigests, [u8; 32], Facts), StoreError> {
     let part_bytes = u64::try_from(PART_BYTES).unwrap_or(u64::MAX);
     let mut sink = if basis.durable.offset.0 <= part_bytes {
         SegmentSink::whole(store, name)
@@ -277,6 +289,7 @@ async fn write_segment(
     };
     let mut stored = SegmentHasher::default();
     let mut plain = Sha256::new();
+    let mut parser = Parser::new();
     let mut next = StreamOffset(0);
     for span in &basis.spans {
         let frames = read_span(store, span).await?;
@@ -301,12 +314,13 @@ async fn write_segment(
             let bytes = frame.plain().map_err(wrong)?;
             next = StreamOffset(next.0.saturating_add(u64::from(frame.plain_bytes())));
             plain.update(&bytes);
+            parser.handle_bytes(&bytes);
             stored.update(&bytes);
             sink.write(&bytes).await?;
         }
     }
     sink.finish().await?;
-    Ok((stored.finish(), plain.finalize().into()))
+    Ok((stored.finish(), plain.finalize().into(), parser.facts()))
 }
 
 async fn read_span(store: &Store, span: &Span) -> Result<Bytes, StoreError> {

@@ -14,9 +14,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
 use super::super::local_disk::LocalDisk;
-use super::super::{
-    ContentFacts, End, Opening, RecordingHandle, Store, StoreConfig, StoreError, StoreUrl,
-};
+use super::super::{End, Opening, RecordingHandle, Store, StoreConfig, StoreError, StoreUrl};
 use super::faulty_store::FaultyStore;
 use crate::access::Identity;
 use crate::ids::{LogKey, RecorderId, RecordingId, StreamOffset};
@@ -180,12 +178,7 @@ pub(super) fn clean_end() -> End {
         clean: true,
         reason: "end of body".into(),
         ended_at: at("2026-11-20T10:16:00Z"),
-        facts: ContentFacts {
-            event_count: 3,
-            header: Some(serde_json::json!({"version": 2})),
-            transcript_sha256: Some([0xab; 32]),
-            flags: vec![],
-        },
+        flags: vec![],
     }
 }
 
