@@ -18,6 +18,7 @@ pub mod access;
 pub mod asciicast;
 pub mod capture;
 pub mod cli;
+pub mod config;
 pub mod dev;
 pub mod ids;
 pub mod ingest;

@@ -115,7 +115,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     }
     match error.downcast_ref() {
         Some(TelemetryError::Filter { .. }) => MISTAKE,
-        Some(TelemetryError::Start(_)) | None => FAILURE,
+        Some(TelemetryError::Start(_) | TelemetryError::Change(_)) | None => FAILURE,
     }
 }
 
