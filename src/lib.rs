@@ -25,5 +25,6 @@ pub mod ingest;
 pub mod recording;
 pub mod serve;
 pub mod shutdown;
+pub mod status;
 pub mod store;
 pub mod telemetry;
