@@ -15,6 +15,7 @@
 //! ```
 
 pub mod access;
+pub mod admin;
 pub mod asciicast;
 pub mod capture;
 pub mod cli;

@@ -3,9 +3,12 @@
 //! Invariant: nothing else in the program reads a variable (clap reads NO_COLOR alone). Called by `main` and [`load`](super::load).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::{ConfigError, SETTINGS};
+use super::{ConfigError, SETTINGS, Setting};
+
+/// Name of the socket in the state directory.
+pub(super) const SOCKET_NAME: &str = "tailtape.sock";
 
 /// What is logged by commands that are not `serve`, unless it is said.
 const LOG_DEFAULT: &str = "warn";
@@ -71,6 +74,20 @@ impl Environment {
         let value = self.variables.get(name).map(String::as_str);
         value.filter(|value| !value.is_empty())
     }
+
+    /// The variable of a setting that is set, its own before its aliases, and its text.
+    #[must_use]
+    pub fn of_setting(&self, setting: &Setting) -> Option<(String, &str)> {
+        let aliases = setting
+            .alias_variables
+            .iter()
+            .map(|name| (*name).to_owned());
+        let mut names = std::iter::once(setting.variable()).chain(aliases);
+        names.find_map(|name| {
+            let text = self.text(&name)?;
+            Some((name, text))
+        })
+    }
 }
 
 impl std::fmt::Debug for Environment {
@@ -102,4 +119,30 @@ pub fn state_directory(environment: &Environment) -> Result<PathBuf, ConfigError
     let states = of_xdg.filter(|path| path.is_absolute()).or_else(of_home);
     let states = states.ok_or(ConfigError::NoStateDirectory)?;
     Ok(states.join("tailtape"))
+}
+
+/// The socket of a recorder: as given, else that of the given state, else as the recorder itself would choose.
+///
+/// # Errors
+/// [`ConfigError::NoStateDirectory`].
+pub fn socket_path(
+    socket: Option<&Path>,
+    state: Option<&Path>,
+    environment: &Environment,
+) -> Result<PathBuf, ConfigError> {
+    if let Some(socket) = socket {
+        return Ok(socket.to_owned());
+    }
+    if let Some(state) = state {
+        return Ok(state.join(SOCKET_NAME));
+    }
+    if let Some(socket) = environment.text("TAILTAPE_SOCKET") {
+        return Ok(PathBuf::from(socket));
+    }
+    let setting = Setting::named("state").map(|setting| environment.of_setting(setting));
+    let state = match setting.flatten() {
+        Some((_, state)) => PathBuf::from(state),
+        None => state_directory(environment)?,
+    };
+    Ok(state.join(SOCKET_NAME))
 }

@@ -88,12 +88,8 @@ fn of_text(
     if let Some(text) = flags.values.get(setting.name) {
         return Some((Source::Flag(setting.flag()), text.clone()));
     }
-    let own = setting.variable();
-    let names = std::iter::once(own.as_str()).chain(setting.alias_variables.iter().copied());
-    names
-        .filter_map(|name| Some((name, environment.text(name)?)))
-        .map(|(name, text)| (Source::Variable(name.to_owned()), text.to_owned()))
-        .next()
+    let (name, text) = environment.of_setting(setting)?;
+    Some((Source::Variable(name), text.to_owned()))
 }
 
 fn parsed(setting: &Setting, text: &str, source: Source) -> Result<Given, ConfigError> {

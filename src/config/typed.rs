@@ -20,8 +20,6 @@ use crate::store::{StoreConfig, StoreUrl};
 const AUTH_KEY_VARIABLES: [&str; 3] = ["TAILTAPE_AUTH_KEY", "TS_AUTHKEY", "TS_AUTH_KEY"];
 /// The longest auth key file; a key has some sixty bytes.
 const AUTH_KEY_BYTES_MAX: u64 = 4096;
-/// Name of the socket in the state directory.
-const SOCKET_NAME: &str = "tailtape.sock";
 /// The longest label of a name (RFC 1035).
 const HOSTNAME_BYTES_MAX: usize = 63;
 /// The longest path of a Unix socket on Linux, which ends in a zero.
@@ -136,7 +134,7 @@ impl Config {
         };
         let socket = match values.optional_text("socket") {
             Some(text) => absolute("socket", text, &values)?,
-            None => state.join(SOCKET_NAME),
+            None => state.join(environment::SOCKET_NAME),
         };
         if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
             return Err(ConfigError::Value {
