@@ -15,14 +15,17 @@
 //! ```
 
 pub mod access;
+pub mod admin;
 pub mod asciicast;
 pub mod capture;
 pub mod cli;
+pub mod config;
 pub mod dev;
 pub mod ids;
 pub mod ingest;
 pub mod recording;
 pub mod serve;
 pub mod shutdown;
+pub mod status;
 pub mod store;
 pub mod telemetry;

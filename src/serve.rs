@@ -1,7 +1,14 @@
 //! Wiring of a recorder: a tailnet node, a store, and ingest between them.
 //!
 //! Invariant: a connection whose far end WhoIs does not know is closed unread; nothing is listened on but
-//! the tailnet port. `dev` and the tests start recorders with it.
+//! the tailnet port. `dev` and the tests start recorders with it; `tailtape serve` is [`run`], its rehearsal [`check`].
+
+mod check;
+mod join;
+mod live;
+mod reload;
+mod roster;
+mod run;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,6 +24,9 @@ use tokio_util::task::TaskTracker;
 use crate::access::{Identity, UserIdentity};
 use crate::ids::LogKey;
 use crate::ingest::{IngestConfig, RecordingSink, serve_connection};
+
+pub use check::check;
+pub use run::{Refused, Start, run};
 
 /// The tailnet port to which stock nodes upload (recording.md §0).
 pub const RECORDER_PORT: u16 = 80;
