@@ -14,7 +14,7 @@ import (
 	"tailtape.dev/interop/tailscale/badrecorder"
 )
 
-// ackWindow is how long the client waits for a frame (recording.md calls it the 30 s timer); it cannot be set from outside.
+// ackWindow is how long the client waits for a frame; it cannot be set from outside.
 const ackWindow = 30 * time.Second
 
 // v2Cases are those of POST /v2/record over HTTP/2.
