@@ -1,7 +1,7 @@
 //! What stock clients do that the recorder has no part in, or must never cause: one table, one sentence for each case.
 //!
 //! The cases of `peers/tailscale/cmd/conformance` play a recorder that misbehaves to the Go library; those of the Kubernetes
-//! operator are its own tests, run from its module. A case that is listed but does not run fails, and so does one that runs but
+//! operator are its own tests and one of ours, run from the module `peers/k8s`. A case that is listed but does not run fails, and so does one that runs but
 //! is not listed. Called by the test in `main.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,8 +96,8 @@ const SCRIPTED: [Case; 13] = [
     ),
 ];
 
-/// Cases that the operator's own tests judge: each subtest is a run.
-const OPERATOR: [OperatorTest; 5] = [
+/// Cases that the operator's own tests judge, and one of ours that gives it a recorder: each subtest is a run.
+const OPERATOR: [OperatorTest; 6] = [
     OperatorTest {
         case: case(
             "C11",
@@ -106,6 +106,15 @@ const OPERATOR: [OperatorTest; 5] = [
         ),
         package: "tailscale.com/k8s-operator/sessionrecording",
         test: "Test_Hijacker",
+    },
+    OperatorTest {
+        case: case(
+            "C11",
+            6,
+            "exec and attach: an error frame ends the session, soon also one that may fail open",
+        ),
+        package: "tailtape.dev/interop/k8s",
+        test: "TestHijackerAgainstARecorder",
     },
     OperatorTest {
         case: case(

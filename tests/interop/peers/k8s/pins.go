@@ -1,5 +1,5 @@
 // Package k8s pins the stock Kubernetes operator, which uploads recordings and events as the SSH server of a node does. Its own
-// tests say what it does and when; tests/interop/conformance.rs runs them from there. It is a module of its own, since the
+// tests say what it does and when, and one here gives its hijacker a recorder; tests/interop/conformance.rs runs them. It is a module of its own, since the
 // operator needs a hundred modules that no other peer needs.
 package k8s
 
