@@ -11,6 +11,7 @@
 
 mod held;
 mod inner;
+mod owed;
 mod plane;
 mod status;
 mod transmit;
@@ -234,6 +235,7 @@ impl Node {
         if let Some(plane) = &mut self.plane {
             plane.paths.handle_timeout(now);
             plane.tick_tunnels(now, &mut self.out);
+            plane.pay_sessions(now, &mut self.out);
         }
     }
 
@@ -323,6 +325,7 @@ impl Node {
             self.tcp.poll_timeout(),
             plane.and_then(|plane| plane.paths.poll_timeout()),
             plane.and_then(|plane| plane.tunnels.poll_timeout()),
+            plane.and_then(|plane| plane.owed.poll_timeout()),
         ]
         .into_iter()
         .flatten()
@@ -525,7 +528,7 @@ impl Node {
             told.push(event);
         }
         while let Some(peer) = plane.paths.poll_revived() {
-            plane.begin_session(now, &peer, false, &mut self.out);
+            plane.owed.owe(now, &peer, false);
         }
         while let Some((addr, datagram)) = plane.paths.poll_transmit() {
             self.out.push(addr, &datagram);
