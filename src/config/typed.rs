@@ -290,16 +290,9 @@ impl Values<'_> {
     }
 }
 
-/// A store is a URL, or a directory as tsrecorder takes it.
 fn store(values: &Values<'_>) -> Result<StoreUrl, ConfigError> {
     let text = values.required_text("store")?;
-    if text.contains("://") {
-        let parsed = text.parse();
-        return parsed.map_err(|_| {
-            values.wrong("store", "give file:///absolute/path, a directory, or memory://; object stores are not in this version")
-        });
-    }
-    absolute("store", text, values).map(StoreUrl::Local)
+    environment::read_store(text).map_err(|remedy| values.wrong("store", remedy))
 }
 
 fn control_url(values: &Values<'_>) -> Result<String, ConfigError> {
