@@ -255,7 +255,7 @@ fn a_mistake_in_a_flag_or_variable_is_told_by_its_name() {
     );
     assert_eq!(
         told(load_with("store = \"memory://\"", &[], &[])),
-        "control_url is not set; give --control-url, or TAILTAPE_CONTROL_URL in the environment, or control_url in the file of --config"
+        "control_url is not set; give --control-url, or TAILTAPE_CONTROL_URL in the environment, or control_url in the settings file of serve"
     );
 }
 
