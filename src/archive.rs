@@ -28,16 +28,18 @@ pub async fn ls(url: &StoreUrl, query: &Query, as_json: bool) -> anyhow::Result<
         .await
         .with_context(|| format!("cannot list {url}"))?;
     let mut text = String::new();
+    let mut stderr = io::stderr();
     if as_json {
         for entry in &listing.entries {
             text.push_str(&serde_json::to_string(entry)?);
             text.push('\n');
         }
+    } else if listing.entries.is_empty() {
+        writeln!(stderr, "no recording matches")?;
     } else {
         text = table::of(&listing.entries, columns());
     }
     unless_closed(io::stdout().write_all(text.as_bytes()))?;
-    let mut stderr = io::stderr();
     if listing.more > 0 {
         writeln!(
             stderr,

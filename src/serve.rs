@@ -1,7 +1,7 @@
 //! Wiring of a recorder: a tailnet node, a store, and ingest between them.
 //!
 //! Invariant: a connection whose far end WhoIs does not know is closed unread; nothing is listened on but
-//! the tailnet port. `dev` and the tests start recorders with it; `tailtape serve` is [`run`], its rehearsal [`check`].
+//! the tailnet port. `dev` and the tests start recorders with it; `tailtape serve` is [`run()`], its rehearsal [`check()`].
 
 mod check;
 mod join;
