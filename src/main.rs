@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use netstack::io::TailnetError;
 use netstack::io::keystore::KeyStoreError;
 use tailtape::capture::{ConnectError, PtyError};
 use tailtape::catalog::{self, Query, TimeError};
@@ -213,6 +214,8 @@ fn advice_on(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             }
             StatusError::Answer { .. } => "use the program that the recorder was started from",
         }
+    } else if let Some(TailnetError::Bind { .. }) = cause.downcast_ref() {
+        "give another udp_port, or an udp_address that this host has"
     } else if cause.is::<serve::Refused>() {
         "make a new auth key that permits the recorder's tag, and give it with --auth-key-file or TAILTAPE_AUTH_KEY"
     } else if let Some(PtyError::Spawn { .. }) = cause.downcast_ref() {
