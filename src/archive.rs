@@ -43,7 +43,7 @@ pub async fn ls(url: &StoreUrl, query: &Query, as_json: bool) -> anyhow::Result<
     if listing.more > 0 {
         writeln!(
             stderr,
-            "{} older ones match too; --limit shows more",
+            "older recordings that match too: {}; --limit shows more",
             listing.more
         )?;
     }
