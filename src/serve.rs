@@ -70,6 +70,11 @@ impl Recorder {
         Ok(recorder)
     }
 
+    /// Refuses new uploads from now on; running ones have the drain limit.
+    pub fn refuse_new(&self) {
+        self.shutdown.cancel();
+    }
+
     /// Refuses new uploads, lets running ones end or reach the drain limit, and waits for their seals
     /// for at most `wait_max`. True if all of them are done.
     pub async fn stop(self, wait_max: Duration) -> bool {

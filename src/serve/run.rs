@@ -217,6 +217,8 @@ impl Running {
     /// Once; again it changes nothing.
     fn drain(&mut self, limit: Duration) {
         if let Some(recorder) = self.recorder.take() {
+            // Refused first, so that whoever reads "draining" can rely on it.
+            recorder.refuse_new();
             self.live.set_phase(Phase::Draining);
             let stopping = recorder.stop(limit.saturating_add(SEALS_MAX));
             self.draining = Some(tokio::spawn(stopping));

@@ -197,7 +197,7 @@ async fn sigterm_refuses_new_uploads_and_seals_and_tells_those_that_outlast_the_
     );
 
     service.signal(Signal::TERM);
-    service.until_logged("stopping").await;
+    service.until_draining().await;
     assert_eq!(
         uploader.request(Method::HEAD, "/v2/record").await.status(),
         503
@@ -230,12 +230,7 @@ async fn drain_waits_for_the_last_upload_and_the_recorder_stays_until_it_is_told
 
     let drain = site.tailtape(&["drain", "--wait"]);
     let drain = tokio::spawn(async move { { drain }.output().await.unwrap() });
-    service
-        .until("draining", |service| {
-            let client = service.client.clone();
-            async move { client.status().await.unwrap().phase == Phase::Draining }
-        })
-        .await;
+    service.until_draining().await;
     assert!(!drain.is_finished(), "an upload still runs");
     assert_eq!(
         uploader.request(Method::HEAD, "/v2/record").await.status(),

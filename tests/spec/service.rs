@@ -10,7 +10,7 @@ use netstack::devnet::{AuthKeySpec, DevNet, DevNetConfig};
 use netstack::io::Tailnet;
 use rustix::process::{Pid, Signal, kill_process};
 use tailtape::serve::RECORDER_PORT;
-use tailtape::status::{Client, Status};
+use tailtape::status::{Client, Phase, Status};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
@@ -165,6 +165,15 @@ impl Service {
         self.until(text, |service| {
             let logged = service.log().contains(text);
             async move { logged }
+        })
+        .await;
+    }
+
+    /// Until new uploads are refused.
+    pub(crate) async fn until_draining(&mut self) {
+        self.until("draining", |service| {
+            let client = service.client.clone();
+            async move { client.status().await.unwrap().phase == Phase::Draining }
         })
         .await;
     }
