@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 pub use serve_args::ServeArgs;
 
+use crate::ids::RecordingId;
+
 /// The default of `serve` stands in the table of settings, that of all others in `config`.
 const LOG_HELP: &str = "What to log to stderr: a level, or levels by room, as in `warn,tailtape::capture=debug` [env: TAILTAPE_LOG] \
      [default: info for serve, warn otherwise]";
@@ -47,6 +49,12 @@ pub enum Command {
     /// comes from --auth-key-file or from TAILTAPE_AUTH_KEY. SIGTERM drains and ends, a second one ends at once; SIGHUP reads access rules and
     /// the log level again. `-h` shows the settings that a start needs, `--help` all.
     Serve(ServeArgs),
+    /// List the recordings of a store, newest first
+    ///
+    /// Reads the store itself: no recorder needs to run. A recording is listed once it has ended.
+    Ls(LsArgs),
+    /// Write a recording as it was sent, an asciicast; every byte is proven against what was sealed
+    Cat(CatArgs),
     /// Show what the recorder on this machine does
     Status {
         /// As one JSON object
@@ -99,6 +107,54 @@ pub struct DevArgs {
     /// The command to record, after `--`; a short shell session if there is none
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+/// `tailtape ls`.
+#[derive(Args, Clone, Debug)]
+pub struct LsArgs {
+    /// The store: file:///absolute/path or a directory [env: TAILTAPE_STORE]
+    #[arg(long, value_name = "URL", alias = "dst")]
+    pub store: Option<String>,
+
+    /// One JSON object per line
+    #[arg(long)]
+    pub json: bool,
+
+    /// Of this node: its StableID, its name, or the first part of its name
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<String>,
+
+    /// Of this user: a login name
+    #[arg(long, value_name = "LOGIN")]
+    pub user: Option<String>,
+
+    /// Received at this time or later: 2026-11-20T10:15:00Z, 2026-11-20 (UTC), or how long ago, as in 12h or 7d
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+
+    /// Received before this time
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+
+    /// At most so many
+    #[arg(long, value_name = "NUMBER", default_value_t = 1000)]
+    pub limit: usize,
+}
+
+/// `tailtape cat`.
+#[derive(Args, Clone, Debug)]
+pub struct CatArgs {
+    /// The recording's id, as `ls` shows it
+    #[arg(value_name = "ID")]
+    pub id: RecordingId,
+
+    /// The store: file:///absolute/path or a directory [env: TAILTAPE_STORE]
+    #[arg(long, value_name = "URL", alias = "dst")]
+    pub store: Option<String>,
+
+    /// Write into this file, which appears when all was proven, and not to stdout
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 /// Which recorder a command speaks to.

@@ -15,7 +15,7 @@ mod unit;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub use environment::{Environment, log_filter, socket_path, state_directory};
+pub use environment::{Environment, log_filter, socket_path, state_directory, store_url};
 pub use error::ConfigError;
 pub use layers::{Effective, Given, Source};
 pub use secret::Secret;

@@ -9,14 +9,16 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use netstack::io::TailnetError;
 use netstack::io::keystore::KeyStoreError;
 use tailtape::capture::{ConnectError, PtyError};
-use tailtape::cli::{Cli, Command, ServeArgs, SocketArgs};
+use tailtape::catalog::{self, Query, TimeError};
+use tailtape::cli::{Cli, Command, LsArgs, ServeArgs, SocketArgs};
 use tailtape::config::{self, ConfigError, Environment};
 use tailtape::status::{Client, StatusError};
 use tailtape::store::StoreError;
 use tailtape::telemetry::{LogFormat, TelemetryError};
-use tailtape::{admin, dev, serve, shutdown, telemetry};
+use tailtape::{admin, archive, dev, serve, shutdown, telemetry};
 
 /// How long tasks may take to end once the command has; a read of stdin never does.
 const RUNTIME_END_MAX: Duration = Duration::from_secs(1);
@@ -51,6 +53,17 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
                 let shutdown = shutdown::listen().context("cannot listen for signals")?;
                 dev::run(args, color, &shutdown).await
             })
+        }
+        Command::Ls(args) => {
+            start_log(cli, &environment)?;
+            let url = config::store_url(args.store.as_deref(), &environment)?;
+            let query = query(args)?;
+            in_runtime(archive::ls(&url, &query, args.json))
+        }
+        Command::Cat(args) => {
+            start_log(cli, &environment)?;
+            let url = config::store_url(args.store.as_deref(), &environment)?;
+            in_runtime(archive::cat(&url, args))
         }
         Command::Status { json, at } => {
             start_log(cli, &environment)?;
@@ -115,6 +128,21 @@ fn log_format(cli: &Cli) -> LogFormat {
         },
         false => LogFormat::Json,
     }
+}
+
+fn query(args: &LsArgs) -> Result<Query, TimeError> {
+    let now = jiff::Timestamp::now();
+    let time = |text: &Option<String>| {
+        let text = text.as_deref();
+        text.map(|text| catalog::parse_time(text, now)).transpose()
+    };
+    Ok(Query {
+        node: args.node.clone(),
+        user: args.user.clone(),
+        since: time(&args.since)?,
+        until: time(&args.until)?,
+        limit: args.limit,
+    })
 }
 
 fn client(at: &SocketArgs, environment: &Environment) -> anyhow::Result<Client> {
@@ -186,6 +214,8 @@ fn advice_on(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
             }
             StatusError::Answer { .. } => "use the program that the recorder was started from",
         }
+    } else if let Some(TailnetError::Bind { .. }) = cause.downcast_ref() {
+        "give another udp_port, or an udp_address that this host has"
     } else if cause.is::<serve::Refused>() {
         "make a new auth key that permits the recorder's tag, and give it with --auth-key-file or TAILTAPE_AUTH_KEY"
     } else if let Some(PtyError::Spawn { .. }) = cause.downcast_ref() {
@@ -220,7 +250,10 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if error.chain().any(fenced) {
         return FENCED;
     }
-    if error.chain().any(|cause| cause.is::<ConfigError>()) {
+    let mistake = |cause: &&(dyn std::error::Error + 'static)| {
+        cause.is::<ConfigError>() || cause.is::<TimeError>()
+    };
+    if error.chain().any(|cause| mistake(&cause)) {
         return MISTAKE;
     }
     match error.downcast_ref() {

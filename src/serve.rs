@@ -1,7 +1,7 @@
 //! Wiring of a recorder: a tailnet node, a store, and ingest between them.
 //!
 //! Invariant: a connection whose far end WhoIs does not know is closed unread; nothing is listened on but
-//! the tailnet port. `dev` and the tests start recorders with it; `tailtape serve` is [`run`], its rehearsal [`check`].
+//! the tailnet port. `dev` and the tests start recorders with it; `tailtape serve` is [`run()`], its rehearsal [`check()`].
 
 mod check;
 mod join;
@@ -68,6 +68,11 @@ impl Recorder {
             recorder.tasks.clone(),
         ));
         Ok(recorder)
+    }
+
+    /// Refuses new uploads from now on; running ones have the drain limit.
+    pub fn refuse_new(&self) {
+        self.shutdown.cancel();
     }
 
     /// Refuses new uploads, lets running ones end or reach the drain limit, and waits for their seals

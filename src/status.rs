@@ -36,6 +36,7 @@ pub use report::{
     ControlReport, Health, NodeReport, OpenRecording, Phase, Status, StoreReport, UploadCounts,
 };
 pub use socket::AdminSocket;
+pub(crate) use text::{printable, time_text};
 
 /// Connections at one time; each is one command.
 const CONNECTIONS_MAX: usize = 32;

@@ -20,6 +20,7 @@ const ROOMS: &[(&str, Layer, &[&str])] = &[
     ("cli", Layer::Wiring, &[]),
     ("config", Layer::Wiring, &[]),
     ("admin", Layer::Wiring, &[]),
+    ("archive", Layer::Wiring, &[]),
     ("serve", Layer::Wiring, &[]),
     ("dev", Layer::Wiring, &[]),
     ("verify", Layer::Wiring, &[]),

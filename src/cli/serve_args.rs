@@ -77,7 +77,7 @@ fn flag(setting: &'static Setting) -> Arg {
     Arg::new(setting.name)
         .long(setting.flag())
         .aliases(setting.alias_flags.iter().copied())
-        .value_name(setting.kind.placeholder())
+        .value_name(setting.placeholder())
         .help_heading(setting.group.heading())
         .help(help)
         // A size may look like a flag to nobody, but `-1` is a value that deserves its own error.

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{ConfigError, SETTINGS, Setting};
+use super::{ConfigError, SETTINGS, Setting, Source};
+use crate::store::StoreUrl;
 
 /// Name of the socket in the state directory.
 pub(super) const SOCKET_NAME: &str = "tailtape.sock";
@@ -119,6 +120,36 @@ pub fn state_directory(environment: &Environment) -> Result<PathBuf, ConfigError
     let states = of_xdg.filter(|path| path.is_absolute()).or_else(of_home);
     let states = states.ok_or(ConfigError::NoStateDirectory)?;
     Ok(states.join("tailtape"))
+}
+
+/// The store that a command reads: as given, else by its variable.
+///
+/// # Errors
+/// [`ConfigError::Missing`], [`ConfigError::Value`].
+pub fn store_url(flag: Option<&str>, environment: &Environment) -> Result<StoreUrl, ConfigError> {
+    let flag = flag.map(|text| (Source::Flag("store".to_owned()), text));
+    let of_variable = || {
+        let (name, text) = environment.of_setting(Setting::named("store")?)?;
+        Some((Source::Variable(name), text))
+    };
+    let given = flag.or_else(of_variable);
+    let (from, text) = given.ok_or(ConfigError::Missing { name: "store" })?;
+    read_store(text).map_err(|remedy| ConfigError::Value {
+        name: "store".to_owned(),
+        value: text.to_owned(),
+        from,
+        remedy: remedy.to_owned(),
+    })
+}
+
+/// A store is a URL, or a directory as tsrecorder takes it. The error is the remedy.
+pub(super) fn read_store(text: &str) -> Result<StoreUrl, &'static str> {
+    const REMEDY: &str = "give file:///absolute/path, a directory, or memory://; object stores are not in this version";
+    if text.contains("://") {
+        return text.parse().map_err(|_| REMEDY);
+    }
+    let path = std::path::absolute(text).map_err(|_| REMEDY)?;
+    Ok(StoreUrl::Local(path))
 }
 
 /// The socket of a recorder: as given, else that of the given state, else as the recorder itself would choose.

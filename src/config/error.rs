@@ -79,7 +79,7 @@ impl ConfigError {
         match self {
             Self::Value { remedy, .. } => remedy.clone(),
             Self::Missing { name } => format!(
-                "give --{}, or TAILTAPE_{} in the environment, or {name} in the file of --config",
+                "give --{}, or TAILTAPE_{} in the environment, or {name} in the settings file of serve",
                 name.replace('_', "-"),
                 name.to_uppercase()
             ),

@@ -398,6 +398,23 @@ impl Setting {
     pub fn variable(&self) -> String {
         format!("TAILTAPE_{}", self.name.to_uppercase())
     }
+
+    /// What stands for a value in help.
+    #[must_use]
+    pub fn placeholder(&self) -> &'static str {
+        match (self.kind, self.name) {
+            (Kind::Text, "store" | "control_url") => "URL",
+            (Kind::Text, "auth_key_file") => "FILE",
+            (Kind::Text, "state") => "DIR",
+            (Kind::Text, "socket") => "PATH",
+            (Kind::Text, _) => "TEXT",
+            (Kind::Choice(_), _) => "WORD",
+            (Kind::List, _) => "LIST",
+            (Kind::Count { .. }, _) => "NUMBER",
+            (Kind::Bytes { .. }, _) => "SIZE",
+            (Kind::Duration { .. }, _) => "TIME",
+        }
+    }
 }
 
 impl Group {
@@ -417,19 +434,6 @@ impl Group {
 }
 
 impl Kind {
-    /// What stands for a value in help.
-    #[must_use]
-    pub const fn placeholder(self) -> &'static str {
-        match self {
-            Self::Text => "TEXT",
-            Self::Choice(_) => "WORD",
-            Self::List => "LIST",
-            Self::Count { .. } => "NUMBER",
-            Self::Bytes { .. } => "SIZE",
-            Self::Duration { .. } => "TIME",
-        }
-    }
-
     /// What may be given, for people.
     #[must_use]
     pub fn range(self) -> String {

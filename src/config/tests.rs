@@ -255,7 +255,7 @@ fn a_mistake_in_a_flag_or_variable_is_told_by_its_name() {
     );
     assert_eq!(
         told(load_with("store = \"memory://\"", &[], &[])),
-        "control_url is not set; give --control-url, or TAILTAPE_CONTROL_URL in the environment, or control_url in the file of --config"
+        "control_url is not set; give --control-url, or TAILTAPE_CONTROL_URL in the environment, or control_url in the settings file of serve"
     );
 }
 
@@ -334,4 +334,55 @@ fn names_of_settings_and_their_aliases_are_each_given_once() {
         }
         assert!(!setting.doc.ends_with('.'), "{}", setting.name);
     }
+}
+
+#[test]
+fn who_gives_a_setting_that_nothing_enforces_yet_is_told_and_nobody_else_is() {
+    let config = load_with(NEEDED, &[], &[("TSRECORDER_UI", "true")]).unwrap();
+    assert_eq!(
+        config.notes,
+        ["TSRECORDER_UI: there is no console in this version"]
+    );
+    let config = load_with(&format!("{NEEDED}commit_interval = \"2s\""), &[], &[]).unwrap();
+    assert!(config.notes.is_empty());
+    let config = load_with(&format!("{NEEDED}disk_free_min = \"2GiB\""), &[], &[]).unwrap();
+    assert_eq!(
+        config.notes,
+        ["disk_free_min is checked, but not enforced in this version"]
+    );
+}
+
+/// The row of a setting in docs/operations.md.
+fn row(setting: &Setting) -> String {
+    let default = match setting.default {
+        "" => "–".to_owned(),
+        default => format!("`{default}`"),
+    };
+    let flags = setting.alias_flags.iter().map(|flag| format!("`--{flag}`"));
+    let variables = setting.alias_variables.iter();
+    let variables = variables.map(|variable| format!("`{variable}`"));
+    let aliases: Vec<String> = flags.chain(variables).collect();
+    let aliases = match aliases.is_empty() {
+        true => String::new(),
+        false => format!(" (also {})", aliases.join(", ")),
+    };
+    format!(
+        "| `{}` | {default} | {} | {}{aliases} |",
+        setting.name,
+        setting.kind.range(),
+        setting.doc
+    )
+}
+
+#[test]
+fn the_document_for_operators_has_every_setting_as_the_table_has_it() {
+    let document = include_str!("../../docs/operations.md");
+    let rows: Vec<String> = SETTINGS.iter().map(row).collect();
+    let missing = rows.iter().filter(|row| !document.contains(row.as_str()));
+    let missing: Vec<&str> = missing.map(String::as_str).collect();
+    assert!(missing.is_empty(), "rows to write:\n{}", missing.join("\n"));
+    let (_, section) = document.split_once("## Settings").unwrap();
+    let (section, _) = section.split_once("### Access").unwrap();
+    let settings = section.lines().filter(|line| line.starts_with("| `"));
+    assert_eq!(settings.count(), SETTINGS.len(), "a row that is no setting");
 }

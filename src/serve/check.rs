@@ -86,8 +86,10 @@ fn settings_text(config: &Config) -> String {
         }
         text.push('\n');
     }
-    let rules = config.access.len();
-    text.push_str(&format!("Access\n  {rules} rules\n"));
+    text.push_str("Access\n");
+    if config.access.is_empty() {
+        text.push_str("  no rule: only grants of control give roles\n");
+    }
     for (rule, number) in config.access.iter().zip(1..) {
         let who = [&rule.users, &rule.tags, &rule.nodes].map(|names| names.join(", "));
         let who: Vec<String> = who.into_iter().filter(|names| !names.is_empty()).collect();

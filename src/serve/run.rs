@@ -202,13 +202,13 @@ impl Running {
                 }
                 _ = self.hangups.recv() => self.reload(start),
                 Ok(()) = self.progress.changed() => self.note_progress()?,
-                _ = fence.tick() => if self.store.halted().is_some() {
-                    tracing::error!("the store takes no more: uploads are ended");
+                _ = fence.tick() => if let Some(error) = self.store.halted() {
+                    tracing::error!(error = error.with_causes(), "the store takes no more: uploads are ended");
                     if let Some(recorder) = self.recorder.take() {
                         recorder.stop(FENCED_MAX).await;
                     }
-                    // Closing the store tells why.
-                    return Ok(());
+                    // A fenced store says so when it is closed, and that error counts first.
+                    anyhow::bail!("the store takes no more: {}", error.with_causes());
                 },
             }
         }
@@ -217,6 +217,8 @@ impl Running {
     /// Once; again it changes nothing.
     fn drain(&mut self, limit: Duration) {
         if let Some(recorder) = self.recorder.take() {
+            // Refused first, so that whoever reads "draining" can rely on it.
+            recorder.refuse_new();
             self.live.set_phase(Phase::Draining);
             let stopping = recorder.stop(limit.saturating_add(SEALS_MAX));
             self.draining = Some(tokio::spawn(stopping));
@@ -245,17 +247,11 @@ impl Running {
         }
     }
 
-    /// Tells of joining and of trouble as they come and go.
+    /// Tells of joining; netstack itself tells of trouble with control.
     fn note_progress(&mut self) -> anyhow::Result<()> {
         let progress = self.progress.borrow_and_update().clone();
         if progress.up && !self.seen.up {
             tracing::info!("joined the tailnet");
-        }
-        if progress.trouble != self.seen.trouble {
-            match &progress.trouble {
-                None => tracing::info!("control is well again"),
-                Some(trouble) => tracing::warn!(%trouble, "trouble with control"),
-            }
         }
         let refused = match &progress.trouble {
             Some(Trouble::Refused(reason)) if !progress.up => Some(reason.clone()),

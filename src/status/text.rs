@@ -1,6 +1,6 @@
 //! The status for a person at a terminal.
 //!
-//! Invariant: a name that control or a peer chose cannot steer the terminal: control characters are shown as `·`. Pure. Called by `client.rs`.
+//! Invariant: a name that control or a peer chose cannot steer the terminal: control characters are shown as `·`. Pure. Called by `client.rs`, and by the wiring for its own tables.
 
 use std::fmt::Write;
 
@@ -32,7 +32,7 @@ pub(super) fn status(status: &Status, columns: Option<usize>) -> String {
     }
     let mut text = String::new();
     for line in lines {
-        text.push_str(cut(&clean(&line), columns.unwrap_or(usize::MAX)).trim_end());
+        text.push_str(cut(&printable(&line), columns.unwrap_or(usize::MAX)).trim_end());
         text.push('\n');
     }
     text
@@ -48,7 +48,7 @@ fn recorder(status: &Status) -> String {
     format!(
         "{phase}, version {}, up {}",
         status.version,
-        time(status.uptime_seconds)
+        time_text(status.uptime_seconds)
     )
 }
 
@@ -146,8 +146,8 @@ fn recordings(open: &[OpenRecording]) -> Vec<String> {
     rows.iter().map(line).collect()
 }
 
-/// In its two largest units.
-fn time(seconds: u64) -> String {
+/// A number of seconds in its two largest units.
+pub(crate) fn time_text(seconds: u64) -> String {
     let units = [(86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];
     let mut rest = seconds;
     let mut parts = Vec::new();
@@ -162,7 +162,8 @@ fn time(seconds: u64) -> String {
     parts.join(" ")
 }
 
-fn clean(line: &str) -> String {
+/// A text without anything that a terminal would obey.
+pub(crate) fn printable(line: &str) -> String {
     let shown = |sign: char| if sign.is_control() { '·' } else { sign };
     line.chars().map(shown).collect()
 }
@@ -185,7 +186,7 @@ mod tests {
             (90_061, "1d 1h"),
             (86_400 * 3 + 5, "3d 5s"),
         ] {
-            assert_eq!(time(seconds), shown);
+            assert_eq!(time_text(seconds), shown);
         }
     }
 
@@ -193,6 +194,6 @@ mod tests {
     fn a_line_is_cut_at_a_sign_and_cannot_steer_the_terminal() {
         assert_eq!(cut("äöü", 2), "äö");
         assert_eq!(cut("ab", 9), "ab");
-        assert_eq!(clean("a\u{1b}[2Jb\n"), "a·[2Jb·");
+        assert_eq!(printable("a\u{1b}[2Jb\n"), "a·[2Jb·");
     }
 }

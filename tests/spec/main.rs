@@ -1,7 +1,7 @@
 //! The promises, as tests: over the real tunnel, on a real disk, or of the binary itself. One module per promise.
 //!
 //! The rest are what they are made with: `tailnet` (a devnet, a recorder, an uploader), `uploader` (HTTP/2 by the byte),
-//! `process` (the binary as a child).
+//! `process` (the binary as a child), `service` (`serve` as a child).
 
 #![allow(
     clippy::unwrap_used,
@@ -13,6 +13,8 @@ mod demo;
 mod durable_ack;
 mod hostile;
 mod process;
+mod serve;
+mod service;
 mod stock_clients;
 mod tailnet;
 mod uploader;

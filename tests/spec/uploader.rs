@@ -139,6 +139,21 @@ impl Upload {
         }
     }
 
+    /// What the recorder says of its failure, once the answer ends; the body goes on until then.
+    pub(crate) async fn failure(mut self) -> String {
+        while let Some(frame) = self.answer.frame().await {
+            let bytes = frame.unwrap().into_data().unwrap();
+            let frames = &mut self.frames;
+            self.decoder
+                .handle_bytes(&bytes, |frame| frames.push_back(frame))
+                .unwrap();
+        }
+        match self.frames.pop_back() {
+            Some(AckFrame::Failed { message }) => message,
+            last => panic!("the last frame is no failure: {last:?}"),
+        }
+    }
+
     /// The answer's body, unread.
     pub(crate) fn into_answer(self) -> Incoming {
         self.answer
