@@ -403,12 +403,15 @@ impl Node {
         }
     }
 
-    /// The node's counters.
+    /// The node's counters. Those of tunnels and paths begin anew with a new node key.
     pub fn stats(&self) -> NodeStats {
+        let plane = self.plane.as_ref();
         NodeStats {
             datagrams_in: self.datagrams_in,
             drops: self.counts,
-            held_dropped: self.plane.as_ref().map_or(0, |plane| plane.held.dropped()),
+            held_dropped: plane.map_or(0, |plane| plane.held.dropped()),
+            tunnels: plane.map(|plane| plane.tunnels.stats()).unwrap_or_default(),
+            paths: plane.map(|plane| plane.paths.stats()).unwrap_or_default(),
             tcp: self.tcp.stats(),
         }
     }
