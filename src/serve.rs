@@ -32,7 +32,7 @@ pub use run::{Refused, Start, run};
 pub const RECORDER_PORT: u16 = 80;
 
 /// Connections that may wait to be accepted: a burst of sessions, not a flood.
-const BACKLOG: usize = 128;
+const BACKLOG: usize = 512;
 
 /// Name of the log's signing key in the state.
 const LOG_KEY: &str = "log-key";
