@@ -5,9 +5,9 @@
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
-use crate::ids::RecordingId;
+use crate::ids::{EventId, RecordingId};
 use crate::ingest::{RecordingSink, RecordingWriter};
-use crate::store::{Durable, End, Opening, SealedRecording, StoreError};
+use crate::store::{Durable, End, Event, Opening, SealedRecording, StoreError, StoreHealth};
 
 /// Announcements that nobody has taken yet; more are dropped.
 const ANNOUNCEMENTS_MAX: usize = 16;
@@ -35,6 +35,14 @@ impl<S: RecordingSink> RecordingSink for Announcing<S> {
             inner: self.inner.begin(opening)?,
             sealed: self.sealed.clone(),
         })
+    }
+
+    fn health(&self) -> watch::Receiver<StoreHealth> {
+        self.inner.health()
+    }
+
+    async fn record_event(&self, event: Event) -> Result<EventId, StoreError> {
+        self.inner.record_event(event).await
     }
 }
 

@@ -1,7 +1,7 @@
 //! Responses: refusals without a body, and the channel body that carries ack frames.
 //!
-//! Invariant: a refusal is a head with END_STREAM and zero body bytes, since a body makes stock clients wait forever. Made by the routes
-//! of [`ingest`](super) and by [`record_v2`](super::record_v2).
+//! Invariant: a refusal is a head with END_STREAM and zero body bytes, since a body makes stock clients wait forever. Made by the
+//! [`routes`](super::routes) and the endpoints.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -62,6 +62,11 @@ pub(super) fn refusal(status: StatusCode, reason: &str) -> Response<ResponseBody
         response.headers_mut().insert(REASON, value);
     }
     response
+}
+
+/// A 200 that says all there is to say.
+pub(super) fn accepted() -> Response<ResponseBody> {
+    Response::new(ResponseBody::Empty)
 }
 
 /// A 200 whose head goes out at once and whose body is written through the sender.
