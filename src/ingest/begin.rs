@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use http::{Response, StatusCode};
+use http::{Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::config::IngestConfig;
-use super::connection::{Connection, Running};
+use super::connection::{BodyEnd, Connection, Running};
 use super::response::{ResponseBody, refusal};
 use super::session::{Parts, Reply, Session};
 use super::shares::Exceeded;
@@ -28,6 +28,7 @@ pub(super) struct Begun<W> {
     writer: W,
     slot: Slot,
     running: Running,
+    body_end: BodyEnd,
     health: watch::Receiver<StoreHealth>,
     config: IngestConfig,
     counters: Arc<Counters>,
@@ -42,6 +43,7 @@ pub(super) struct Begun<W> {
 pub(super) fn begin<S: RecordingSink>(
     shared: &Connection<S>,
     endpoint: &'static str,
+    version: Version,
 ) -> Result<Begun<S::Writer>, Response<ResponseBody>> {
     let ingest = &shared.ingest;
     let unavailable = |reason: &str| refusal(StatusCode::SERVICE_UNAVAILABLE, reason);
@@ -77,6 +79,7 @@ pub(super) fn begin<S: RecordingSink>(
             .uploads
             .enter(share, writer.id(), uploader, endpoint, since),
         running: shared.running(),
+        body_end: shared.body_end(version),
         health: ingest.sink.health(),
         config: ingest.config.clone(),
         counters: Arc::clone(&ingest.counters),
@@ -92,7 +95,7 @@ impl<W: RecordingWriter> Begun<W> {
     }
 
     /// Starts the upload's task, which outlives the connection if the store still seals.
-    pub(super) fn spawn(self, upload: Upload, reply: Reply, body: Incoming, refuse_trailers: bool) {
+    pub(super) fn spawn(self, upload: Upload, reply: Reply, body: Incoming) {
         let (shutdown, drain_limit) = (self.shutdown, self.config.drain_limit);
         let session = Session::new(Parts {
             upload,
@@ -106,7 +109,7 @@ impl<W: RecordingWriter> Begun<W> {
                 shutdown.cancelled().await;
                 tokio::time::sleep(drain_limit).await;
             }),
-            refuse_trailers,
+            body_end: self.body_end,
         });
         let span = tracing::info_span!("upload", recording = %self.writer.id());
         self.tasks

@@ -5,7 +5,11 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use http::Version;
+use http_body::Body;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -44,9 +48,50 @@ pub(super) struct Connection<S> {
     pub(super) ingest: Arc<Shared<S>>,
     pub(super) shutdown: CancellationToken,
     activity: watch::Sender<Activity>,
+    abandoned: Arc<AtomicBool>,
+}
+
+/// Tells whether a body that ended is whole.
+#[derive(Debug, Clone)]
+pub(super) enum BodyEnd {
+    /// hyper says so; a reset with NO_ERROR, or a PING that was not answered, looks like an end otherwise.
+    Http2,
+    /// hyper reports a body that broke off as an error, unless the connection was dropped under it: then this is set, and the body looks whole.
+    Http1 { abandoned: Arc<AtomicBool> },
+}
+
+impl BodyEnd {
+    pub(super) fn is_whole(&self, body: &Incoming) -> bool {
+        match self {
+            Self::Http2 => body.is_end_stream(),
+            Self::Http1 { abandoned } => !abandoned.load(Ordering::Acquire),
+        }
+    }
+}
+
+/// Says that the connection is dropped before hyper was done with it, unless it is told otherwise.
+struct Abandonment {
+    abandoned: Arc<AtomicBool>,
+    done: bool,
+}
+
+impl Drop for Abandonment {
+    fn drop(&mut self) {
+        self.abandoned.store(!self.done, Ordering::Release);
+    }
 }
 
 impl<S> Connection<S> {
+    pub(super) fn body_end(&self, version: Version) -> BodyEnd {
+        if version == Version::HTTP_2 {
+            BodyEnd::Http2
+        } else {
+            BodyEnd::Http1 {
+                abandoned: Arc::clone(&self.abandoned),
+            }
+        }
+    }
+
     pub(super) fn heard_a_request(&self) {
         self.activity
             .send_modify(|activity| *activity = activity.with_request());
@@ -141,6 +186,7 @@ pub(super) async fn drive<S, IO>(
         ingest,
         shutdown,
         activity,
+        abandoned: Arc::default(),
     });
     let config = &shared.ingest.config;
     let counters = Arc::clone(&shared.ingest.counters);
@@ -148,6 +194,11 @@ pub(super) async fn drive<S, IO>(
     let builder = builder(config);
     let service = service_fn(|request| answer(request, Arc::clone(&shared)));
     let mut connection = pin!(builder.serve_connection(io, service));
+    // Declared behind the connection, so dropped before it: bodies learn of it in time.
+    let mut abandonment = Abandonment {
+        abandoned: Arc::clone(&shared.abandoned),
+        done: false,
+    };
     let mut stopping = false;
     let mut close_at: Option<Instant> = None;
     loop {
@@ -161,6 +212,7 @@ pub(super) async fn drive<S, IO>(
         };
         tokio::select! {
             ended = connection.as_mut() => {
+                abandonment.done = true;
                 if let Err(error) = ended {
                     tracing::debug!(error = super::session::chain(error.as_ref()), "connection ended");
                 }

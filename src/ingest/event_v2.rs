@@ -10,6 +10,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::Shared;
+use super::connection::BodyEnd;
 use super::response::{ResponseBody, accepted, refusal};
 use super::session::chain;
 use super::shares::{Exceeded, Share};
@@ -23,11 +24,12 @@ pub(super) const PATH: &str = "/v2/event";
 /// Reads an event, stores it and says how that went.
 pub(super) async fn event<S: RecordingSink>(
     body: Incoming,
+    body_end: &BodyEnd,
     uploader: Identity,
     ingest: &Shared<S>,
 ) -> Response<ResponseBody> {
     let limit = ingest.config.event_body_limit;
-    let read = tokio::time::timeout(limit, read(body, &uploader, ingest)).await;
+    let read = tokio::time::timeout(limit, read(body, body_end, &uploader, ingest)).await;
     // The share is held until the event is stored: its bytes are in memory until then.
     let (body, _share) = match read {
         Ok(Ok(read)) => read,
@@ -69,6 +71,7 @@ pub(super) async fn event<S: RecordingSink>(
 /// The whole body, and the share of memory that it holds.
 async fn read<S: RecordingSink>(
     mut body: Incoming,
+    body_end: &BodyEnd,
     uploader: &Identity,
     ingest: &Shared<S>,
 ) -> Result<(Bytes, Share), Response<ResponseBody>> {
@@ -114,7 +117,7 @@ async fn read<S: RecordingSink>(
         share.grow(more).map_err(no_memory)?;
         held.extend_from_slice(&bytes);
     }
-    if !body.is_end_stream() {
+    if !body_end.is_whole(&body) {
         ingest.counters.refused_event_body.increase();
         return Err(refusal(StatusCode::BAD_REQUEST, "the body was cut off"));
     }

@@ -45,7 +45,7 @@ pub(super) async fn record<W: RecordingWriter>(
         ..begun.config()
     };
     let upload = Upload::new(now(), config);
-    begun.spawn(upload, Reply::Status(status), body, true);
+    begun.spawn(upload, Reply::Status(status), body);
     match stored.recv().await {
         Some(_stored) => Ok(accepted()),
         None => Err(NotStored),

@@ -22,6 +22,6 @@ pub(super) fn record<W: RecordingWriter>(
 ) -> Response<ResponseBody> {
     let (frames, response) = response::frames();
     let upload = Upload::new(now(), begun.config());
-    begun.spawn(upload, Reply::Frames(frames), body, false);
+    begun.spawn(upload, Reply::Frames(frames), body);
     response
 }

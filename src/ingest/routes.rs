@@ -73,23 +73,24 @@ fn route<S: RecordingSink>(request: Request<Incoming>, shared: &Arc<Connection<S
         Ok(admitted) => admitted,
         Err(refused) => return Answering::Now(refused),
     };
+    let version = request.version();
     let body = request.into_body();
     match endpoint {
         _ if probe => Answering::Now(accepted()),
-        Endpoint::RecordV2 => match begin(shared, record_v2::PATH) {
+        Endpoint::RecordV2 => match begin(shared, record_v2::PATH, version) {
             Ok(begun) => Answering::Now(record_v2::record(body, begun)),
             Err(refused) => Answering::Now(refused),
         },
-        Endpoint::RecordV1 => match begin(shared, record_v1::PATH) {
+        Endpoint::RecordV1 => match begin(shared, record_v1::PATH, version) {
             Ok(begun) => Answering::Later(Box::pin(record_v1::record(body, begun))),
             Err(refused) => Answering::Now(refused),
         },
         Endpoint::Event => {
             let shared = Arc::clone(shared);
-            let running = shared.running();
+            let (running, body_end) = (shared.running(), shared.body_end(version));
             let work = async move {
                 let uploader = shared.identity.clone();
-                let response = event_v2::event(body, uploader, &shared.ingest).await;
+                let response = event_v2::event(body, &body_end, uploader, &shared.ingest).await;
                 drop(running);
                 response
             };

@@ -9,14 +9,13 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
 use super::ack::AckFrame;
-use super::connection::Running;
+use super::connection::{BodyEnd, Running};
 use super::response::FrameSender;
 use super::sink::RecordingWriter;
 use super::stats::Counters;
@@ -50,8 +49,7 @@ pub(super) struct Parts {
     pub(super) counters: Arc<Counters>,
     /// Resolves when a running upload may go on no longer.
     pub(super) drained: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// Trailers end the upload as incomplete.
-    pub(super) refuse_trailers: bool,
+    pub(super) body_end: BodyEnd,
 }
 
 /// The shell around one [`Upload`]: what it hears, and where its frames go.
@@ -70,7 +68,7 @@ pub(super) struct Session {
     timer: Pin<Box<Sleep>>,
     /// `None` once it has resolved.
     drained: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    refuse_trailers: bool,
+    body_end: BodyEnd,
 }
 
 impl Session {
@@ -95,7 +93,7 @@ impl Session {
             counters: parts.counters,
             timer: Box::pin(tokio::time::sleep(FAR_FUTURE)),
             drained: Some(parts.drained),
-            refuse_trailers: parts.refuse_trailers,
+            body_end: parts.body_end,
         }
     }
 
@@ -154,19 +152,20 @@ impl Session {
                         None => continue,
                         Some(end) => end,
                     },
-                    Err(_trailers) if self.refuse_trailers => {
-                        UploadEnd::Reset("trailers follow the body".to_owned())
-                    }
-                    // Trailers mean nothing in HTTP/2, where the end of the stream says it all.
-                    Err(_trailers) => continue,
+                    // They mean nothing in HTTP/2, where the end of the stream says it all. No stock client sends any.
+                    Err(_trailers) => match self.body_end {
+                        BodyEnd::Http2 => continue,
+                        BodyEnd::Http1 { .. } => {
+                            UploadEnd::Reset("trailers follow the body".to_owned())
+                        }
+                    },
                 },
                 Some(Some(Err(error))) => UploadEnd::Reset(chain(&error)),
-                // hyper shows a reset with NO_ERROR as an ordinary end of the body, and its own for a PING that was not answered.
-                Some(None) if !body.is_end_stream() => UploadEnd::Reset(
+                Some(None) if self.body_end.is_whole(body) => UploadEnd::Clean,
+                Some(None) => UploadEnd::Reset(
                     "the stream ended without an error before the body did: the uploader reset it, or no longer answers"
                         .to_owned(),
                 ),
-                Some(None) => UploadEnd::Clean,
             };
             self.upload.handle_end(now(), end);
         }

@@ -1,7 +1,12 @@
 //! The listener as an uploader sees it, over an in-memory stream and in virtual time.
 
 mod client;
+mod events;
+mod hostile;
+mod limits;
 mod memory_sink;
+mod record_v1;
+mod stall;
 
 use std::time::Duration;
 

@@ -21,6 +21,8 @@ pub(super) enum Mood {
     Patient,
     /// Takes no byte; nothing resolves.
     Stalled,
+    /// As prompt, but keeps no byte.
+    Discarding,
     /// Refuses to begin.
     Refusing,
     /// Panics in `begin`.
@@ -33,6 +35,8 @@ pub(super) enum Mood {
 pub(super) struct Recorded {
     pub(super) opening: Opening,
     pub(super) bytes: Vec<u8>,
+    pub(super) received: u64,
+    pub(super) largest_append: usize,
     pub(super) end: Option<End>,
     durable: watch::Sender<Durable>,
 }
@@ -156,6 +160,8 @@ impl RecordingSink for MemorySink {
         recordings.push(Recorded {
             opening,
             bytes: Vec::new(),
+            received: 0,
+            largest_append: 0,
             end: None,
             durable: watch::Sender::default(),
         });
@@ -208,10 +214,14 @@ impl RecordingWriter for MemoryWriter {
             .unwrap();
         assert!(mood != Mood::PanicsAtAppend, "asked to panic");
         let length = self.sink.with(self.index, |recorded| {
-            recorded.bytes.extend_from_slice(&bytes);
-            recorded.bytes.len() as u64
+            if mood != Mood::Discarding {
+                recorded.bytes.extend_from_slice(&bytes);
+            }
+            recorded.largest_append = recorded.largest_append.max(bytes.len());
+            recorded.received += bytes.len() as u64;
+            recorded.received
         });
-        if mood == Mood::Prompt {
+        if matches!(mood, Mood::Prompt | Mood::Discarding) {
             self.sink.commit(self.index, length);
         }
         Ok(())
@@ -229,7 +239,7 @@ impl RecordingWriter for MemoryWriter {
             .unwrap();
         let bytes = self.sink.with(self.index, |recorded| {
             recorded.end = Some(end);
-            recorded.bytes.len() as u64
+            recorded.received
         });
         Ok(SealedRecording {
             id: self.id(),
