@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use http::{Response, StatusCode, Version};
+use http::{StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ use tracing::Instrument;
 
 use super::config::IngestConfig;
 use super::connection::{BodyEnd, Connection, Running};
-use super::response::{ResponseBody, refusal};
+use super::response::{Refusal, refusal};
 use super::session::{Parts, Reply, Session};
 use super::shares::Exceeded;
 use super::sink::{RecordingSink, RecordingWriter};
@@ -44,7 +44,7 @@ pub(super) fn begin<S: RecordingSink>(
     shared: &Connection<S>,
     endpoint: &'static str,
     version: Version,
-) -> Result<Begun<S::Writer>, Response<ResponseBody>> {
+) -> Result<Begun<S::Writer>, Refusal> {
     let ingest = &shared.ingest;
     let unavailable = |reason: &str| refusal(StatusCode::SERVICE_UNAVAILABLE, reason);
     let share = ingest.uploads.admit(&shared.identity).map_err(|exceeded| {

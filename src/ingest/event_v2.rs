@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 
 use super::Shared;
 use super::connection::BodyEnd;
-use super::response::{ResponseBody, accepted, refusal};
+use super::response::{Refusal, ResponseBody, accepted, refusal};
 use super::session::chain;
 use super::shares::{Exceeded, Share};
 use super::sink::RecordingSink;
@@ -28,18 +28,26 @@ pub(super) async fn event<S: RecordingSink>(
     uploader: Identity,
     ingest: &Shared<S>,
 ) -> Response<ResponseBody> {
+    match keep(body, body_end, uploader, ingest).await {
+        Ok(()) => accepted(),
+        Err(refused) => refused.response(),
+    }
+}
+
+async fn keep<S: RecordingSink>(
+    body: Incoming,
+    body_end: &BodyEnd,
+    uploader: Identity,
+    ingest: &Shared<S>,
+) -> Result<(), Refusal> {
     let limit = ingest.config.event_body_limit;
     let read = tokio::time::timeout(limit, read(body, body_end, &uploader, ingest)).await;
     // The share is held until the event is stored: its bytes are in memory until then.
-    let (body, _share) = match read {
-        Ok(Ok(read)) => read,
-        Ok(Err(refused)) => return refused,
-        Err(_) => {
-            ingest.counters.refused_event_body.increase();
-            let reason = "event_body_limit: the body was not there in time";
-            return refusal(StatusCode::REQUEST_TIMEOUT, reason);
-        }
-    };
+    let (body, _share) = read.map_err(|_| {
+        ingest.counters.refused_event_body.increase();
+        let reason = "event_body_limit: the body was not there in time";
+        refusal(StatusCode::REQUEST_TIMEOUT, reason)
+    })??;
     let bytes = u64::try_from(body.len()).unwrap_or(u64::MAX);
     let event = Event {
         received_at: jiff::Timestamp::now(),
@@ -57,13 +65,14 @@ pub(super) async fn event<S: RecordingSink>(
                 tracing::debug!(%id, bytes, "event stored");
                 ingest.counters.events.increase();
                 ingest.counters.event_bytes.add(bytes);
-                accepted()
+                Ok(())
             }
-            Err(error) => unavailable(error.to_string()),
+            Err(error) => Err(unavailable(error.to_string())),
         },
-        reason = stalled(ingest) => unavailable(reason),
+        reason = stalled(ingest) => Err(unavailable(reason)),
         () = tokio::time::sleep(ingest.config.event_store_limit) => {
-            unavailable("event_store_limit: the store did not answer in time".to_owned())
+            let reason = "event_store_limit: the store did not answer in time";
+            Err(unavailable(reason.to_owned()))
         }
     }
 }
@@ -74,7 +83,7 @@ async fn read<S: RecordingSink>(
     body_end: &BodyEnd,
     uploader: &Identity,
     ingest: &Shared<S>,
-) -> Result<(Bytes, Share), Response<ResponseBody>> {
+) -> Result<(Bytes, Share), Refusal> {
     let size_max = ingest.config.event_body_bytes_max;
     let too_large = || {
         ingest.counters.refused_event_size.increase();

@@ -23,7 +23,7 @@ use hyper::body::Incoming;
 use super::begin::begin;
 use super::connection::Connection;
 use super::record_v1::NotStored;
-use super::response::{ResponseBody, accepted, refusal};
+use super::response::{Refusal, ResponseBody, accepted, refusal};
 use super::sink::RecordingSink;
 use super::stats::Counter;
 use super::{event_v2, record_v1, record_v2};
@@ -55,11 +55,7 @@ pub(super) async fn answer<S: RecordingSink>(
     let mut response = match routed {
         Ok(Answering::Now(response)) => response,
         Ok(Answering::Later(response)) => response.await?,
-        Err(_) => {
-            tracing::error!("a request handler panicked");
-            shared.ingest.counters.panics.increase();
-            refusal(StatusCode::SERVICE_UNAVAILABLE, "internal error")
-        }
+        Err(_) => panicked(&shared),
     };
     if ends {
         let close = HeaderValue::from_static("close");
@@ -71,7 +67,7 @@ pub(super) async fn answer<S: RecordingSink>(
 fn route<S: RecordingSink>(request: Request<Incoming>, shared: &Arc<Connection<S>>) -> Answering {
     let (endpoint, probe) = match admit(&request, shared) {
         Ok(admitted) => admitted,
-        Err(refused) => return Answering::Now(refused),
+        Err(refused) => return Answering::Now(refused.response()),
     };
     let version = request.version();
     let body = request.into_body();
@@ -79,37 +75,41 @@ fn route<S: RecordingSink>(request: Request<Incoming>, shared: &Arc<Connection<S
         _ if probe => Answering::Now(accepted()),
         Endpoint::RecordV2 => match begin(shared, record_v2::PATH, version) {
             Ok(begun) => Answering::Now(record_v2::record(body, begun)),
-            Err(refused) => Answering::Now(refused),
+            Err(refused) => Answering::Now(refused.response()),
         },
         Endpoint::RecordV1 => match begin(shared, record_v1::PATH, version) {
             Ok(begun) => Answering::Later(Box::pin(record_v1::record(body, begun))),
-            Err(refused) => Answering::Now(refused),
+            Err(refused) => Answering::Now(refused.response()),
         },
         Endpoint::Event => {
             let shared = Arc::clone(shared);
             let (running, body_end) = (shared.running(), shared.body_end(version));
-            let work = async move {
-                let uploader = shared.identity.clone();
-                let response = event_v2::event(body, &body_end, uploader, &shared.ingest).await;
+            let connection = Arc::clone(&shared);
+            // In a task of its own a panic is an answer too, and an event that was read is stored although its sender hung up.
+            let work = tokio::spawn(async move {
+                let uploader = connection.identity.clone();
+                let response = event_v2::event(body, &body_end, uploader, &connection.ingest).await;
                 drop(running);
                 response
-            };
-            // In a task of its own a panic is an answer too, and an event that was read is stored although its sender hung up.
-            let work = tokio::spawn(work);
+            });
             Answering::Later(Box::pin(async move {
-                Ok(work
-                    .await
-                    .unwrap_or_else(|_| refusal(StatusCode::SERVICE_UNAVAILABLE, "internal error")))
+                Ok(work.await.unwrap_or_else(|_| panicked(&shared)))
             }))
         }
     }
+}
+
+fn panicked<S>(shared: &Connection<S>) -> Response<ResponseBody> {
+    tracing::error!("a request handler panicked");
+    shared.ingest.counters.panics.increase();
+    refusal(StatusCode::SERVICE_UNAVAILABLE, "internal error").response()
 }
 
 /// Whether a request is taken: by which endpoint, and whether it only asks.
 fn admit<S: RecordingSink>(
     request: &Request<Incoming>,
     shared: &Connection<S>,
-) -> Result<(Endpoint, bool), Response<ResponseBody>> {
+) -> Result<(Endpoint, bool), Refusal> {
     let (ingest, counters) = (&shared.ingest, &shared.ingest.counters);
     let refused = |counter: &Counter, status, reason: &str| {
         counter.increase();
