@@ -67,7 +67,10 @@ async fn keep<S: RecordingSink>(
                 ingest.counters.event_bytes.add(bytes);
                 Ok(())
             }
-            Err(error) => Err(unavailable(error.to_string())),
+            Err(error) => {
+                tracing::warn!(error = error.with_causes(), "event not stored");
+                Err(unavailable(error.to_string()))
+            }
         },
         reason = stalled(ingest) => Err(unavailable(reason)),
         () = tokio::time::sleep(ingest.config.event_store_limit) => {

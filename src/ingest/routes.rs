@@ -139,10 +139,12 @@ fn admit<S: RecordingSink>(
         return refused(&counters.refused_draining, status, "draining");
     }
     let health = ingest.sink.health();
-    let unwell = health.borrow().refusal().map(|error| error.with_causes());
-    if let Some(reason) = unwell {
+    let unwell = health.borrow().refusal().cloned();
+    if let Some(error) = unwell {
+        // Causes name what is on the recorder's host: they are for its log.
+        tracing::debug!(error = error.with_causes(), "the store takes nothing");
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        return refused(&counters.refused_store, status, &reason);
+        return refused(&counters.refused_store, status, &error.to_string());
     }
     if let Some(reason) = ingest.config.policy.refusal(&shared.identity) {
         return refused(&counters.refused_policy, StatusCode::FORBIDDEN, reason);
