@@ -80,7 +80,7 @@ mod tests {
     use super::*;
     use crate::access::Identity;
     use crate::ids::LogKey;
-    use crate::store::{ContentFacts, End, Opening, Store, StoreConfig, StoreUrl};
+    use crate::store::{End, Opening, Store, StoreConfig, StoreUrl};
 
     /// Records `bytes` of a node on a day, and seals it.
     async fn record(store: &Store, node: &str, day: &str, bytes: &'static [u8]) -> String {
@@ -103,7 +103,7 @@ mod tests {
             clean: true,
             reason: String::new(),
             ended_at: received_at,
-            facts: ContentFacts::default(),
+            flags: Vec::new(),
         };
         handle.finish(end).await.unwrap().manifest_name
     }

@@ -20,7 +20,7 @@ pub use error::ConfigError;
 pub use layers::{Effective, Given, Source};
 pub use secret::Secret;
 pub use setting::{Group, Kind, SETTINGS, Setting, Value};
-pub use typed::{Config, UploadPolicy};
+pub use typed::Config;
 
 /// What was asked for on the command line: flag values by setting name, and the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

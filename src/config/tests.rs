@@ -136,7 +136,10 @@ fn each_default_is_within_its_own_range_and_arrives_in_the_config() {
         (config.recording_bytes_max, config.connections_per_peer_max),
         (16 << 30, 2048)
     );
-    assert_eq!((config.upload, config.events), (UploadPolicy::Any, true));
+    assert_eq!(
+        (config.upload, config.events),
+        (crate::ingest::UploadPolicy::Any, true)
+    );
     assert_eq!(
         (config.events_in_flight_bytes_max, config.udp_port),
         (128 * mib, 0)

@@ -11,9 +11,10 @@ use netstack::tcpip::TcpConfig;
 
 use super::layers::{Effective, Source};
 use super::{ConfigError, Environment, Secret, Value, environment};
-use crate::access::Rule;
+use crate::access::{CAPABILITY, Rule};
 use crate::ids::LogKey;
-use crate::ingest::IngestConfig;
+use crate::ingest::upload::UploadConfig;
+use crate::ingest::{IngestConfig, UploadPolicy};
 use crate::store::{StoreConfig, StoreUrl};
 
 /// Variables that may hold the auth key itself, strongest first.
@@ -27,31 +28,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// Settings that are checked and that no part takes yet; each leaves this list with its line in [`Config::store_config`] or
 /// [`Config::ingest_config`]. Whoever gives one is told.
-const NOT_ENFORCED: [&str; 12] = [
-    "store_stall_limit",
-    "journal_bytes_max",
-    "disk_free_min",
-    "recordings_max",
-    "recordings_per_node_max",
-    "recording_bytes_max",
-    "recording_duration_max",
-    "request_head_bytes_max",
-    "upload",
-    "upload_tags",
-    "events",
-    "events_in_flight_bytes_max",
-];
-
-/// Who may upload.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum UploadPolicy {
-    /// Any peer that the packet filter lets in.
-    Any,
-    /// Nodes with one of these tags.
-    Tags(Vec<String>),
-    /// Nodes whose grant on the recorder permits it.
-    Capability,
-}
+const NOT_ENFORCED: [&str; 3] = ["store_stall_limit", "journal_bytes_max", "disk_free_min"];
 
 /// All settings of `tailtape serve`. Sizes in bytes.
 #[derive(Debug, Clone)]
@@ -224,12 +201,24 @@ impl Config {
         }
     }
 
-    /// The part of ingest. Limits that [`IngestConfig`] does not take yet stay here, checked.
+    /// The part of ingest.
     #[must_use]
     pub fn ingest_config(&self) -> IngestConfig {
         IngestConfig {
             header_read_timeout: self.request_head_timeout,
+            request_head_bytes_max: u32::try_from(self.request_head_bytes_max).unwrap_or(u32::MAX),
             drain_limit: self.drain_limit,
+            upload: UploadConfig {
+                recording_bytes_max: Some(self.recording_bytes_max),
+                recording_duration_max: Some(self.recording_duration_max),
+                ..UploadConfig::default()
+            },
+            policy: self.upload.clone(),
+            recordings_max: count(self.recordings_max),
+            recordings_per_node_max: count(self.recordings_per_node_max),
+            connections_per_peer_max: count(self.connections_per_peer_max),
+            events: self.events,
+            events_in_flight_bytes_max: count(self.events_in_flight_bytes_max),
             ..IngestConfig::default()
         }
     }
@@ -242,6 +231,10 @@ impl Config {
             ..TcpConfig::default()
         }
     }
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
 }
 
 /// Typed looks at merged values. A setting with a default always has a value of its kind: `layers` saw to it, and a test asks for each.
@@ -387,7 +380,7 @@ fn upload(values: &Values<'_>) -> Result<UploadPolicy, ConfigError> {
         Some(_) | None if !tags.is_empty() => {
             Err(values.wrong("upload_tags", "set upload = \"tags\", or remove them"))
         }
-        Some("capability") => Ok(UploadPolicy::Capability),
+        Some("capability") => Ok(UploadPolicy::Capability(CAPABILITY.into())),
         Some(_) | None => Ok(UploadPolicy::Any),
     }
 }

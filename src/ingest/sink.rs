@@ -1,15 +1,19 @@
-//! What ingest asks of a store, as a trait: begin a recording, append, learn what is durable, finish.
+//! What ingest asks of a store, as a trait: begin a recording, append, learn what is durable, finish; keep an event; say how it is.
 //!
-//! Invariant: an offset seen through [`RecordingWriter::durable`] survives the loss of this process. The uploads of
-//! [`record_v2`](super::record_v2) call it; the store implements it, tests and wiring may wrap it.
+//! Invariant: an offset seen through [`RecordingWriter::durable`] survives the loss of this process, and so does an event that was recorded. Uploads and
+//! events of [`ingest`](super) call it; the store implements it, tests and wiring may wrap it.
 
 use std::future::Future;
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::ids::RecordingId;
-use crate::store::{Durable, End, Opening, RecordingHandle, SealedRecording, Store, StoreError};
+use crate::ids::{EventId, RecordingId};
+use crate::store::{
+    Durable, End, Event, Opening, RecordingHandle, SealedRecording, Store, StoreError, StoreHealth,
+};
+
+pub use pending_merge::SourceNode;
 
 /// Where recordings go. Clones share one store.
 pub trait RecordingSink: Clone + Send + Sync + 'static {
@@ -21,6 +25,15 @@ pub trait RecordingSink: Clone + Send + Sync + 'static {
     /// # Errors
     /// When the store takes no new recordings: the uploader is refused and goes to the next recorder.
     fn begin(&self, opening: Opening) -> Result<Self::Writer, StoreError>;
+
+    /// Whether new recordings and events are taken, and whether running uploads are to end.
+    fn health(&self) -> watch::Receiver<StoreHealth>;
+
+    /// Keeps an event; it is durable when this returns. An event whose future is dropped may be kept all the same.
+    fn record_event(
+        &self,
+        event: Event,
+    ) -> impl Future<Output = Result<EventId, StoreError>> + Send;
 }
 
 /// One recording being written. Dropped without [`finish`](Self::finish) it is closed as incomplete.
@@ -31,6 +44,9 @@ pub trait RecordingWriter: Send + 'static {
     /// Takes the next bytes; waits while this upload's share of the buffer is full. Dropping the future is safe: then either all
     /// of `bytes` were taken or none.
     fn append(&mut self, bytes: Bytes) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Keeps what the tailnet says of the person's node; at most once, after the header was appended.
+    fn note(&mut self, note: SourceNode);
 
     /// How much is durable, as it moves, and whether the store failed for good.
     fn durable(&self) -> watch::Receiver<Durable>;
@@ -45,6 +61,59 @@ impl RecordingSink for Store {
     fn begin(&self, opening: Opening) -> Result<RecordingHandle, StoreError> {
         Self::begin(self, opening)
     }
+
+    fn health(&self) -> watch::Receiver<StoreHealth> {
+        pending_merge::health(self)
+    }
+
+    async fn record_event(&self, event: Event) -> Result<EventId, StoreError> {
+        pending_merge::record_event(self, event).await
+    }
+}
+
+/// What the store itself does not say yet.
+mod pending_merge {
+    use std::net::IpAddr;
+
+    use super::{Event, EventId, RecordingHandle, Store, StoreError, StoreHealth, watch};
+    use crate::access::UserIdentity;
+
+    /// The person's node as the netmap knew it when the recording began: beside what the header claims of it.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct SourceNode {
+        /// The StableID by which it was looked up: the header's claim.
+        pub stable_id: String,
+        /// Whether the netmap knew it; if not, the following are empty.
+        pub found: bool,
+        /// Its MagicDNS name.
+        pub node_name: String,
+        /// Who owns it; absent for a tagged node.
+        pub user: Option<UserIdentity>,
+        /// Its tags.
+        pub tags: Vec<String>,
+        /// Its tailnet addresses.
+        pub addresses: Vec<IpAddr>,
+        /// Which fields of the header say otherwise.
+        pub mismatch: Vec<String>,
+    }
+
+    /// It keeps no notes.
+    pub(super) fn note(writer: &RecordingHandle, note: &SourceNode) {
+        tracing::debug!(recording = %writer.id(), found = note.found, "a note is not kept");
+    }
+
+    /// It refuses through its errors alone.
+    pub(super) fn health(_store: &Store) -> watch::Receiver<StoreHealth> {
+        watch::channel(StoreHealth::Ready).1
+    }
+
+    /// It keeps no events.
+    pub(super) fn record_event(
+        _store: &Store,
+        _event: Event,
+    ) -> std::future::Ready<Result<EventId, StoreError>> {
+        std::future::ready(Err(StoreError::Closed))
+    }
 }
 
 impl RecordingWriter for RecordingHandle {
@@ -54,6 +123,10 @@ impl RecordingWriter for RecordingHandle {
 
     async fn append(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         Self::append(self, bytes).await
+    }
+
+    fn note(&mut self, note: SourceNode) {
+        pending_merge::note(self, &note);
     }
 
     fn durable(&self) -> watch::Receiver<Durable> {

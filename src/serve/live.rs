@@ -12,10 +12,12 @@ use netstack::io::Tailnet;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::roster::Roster;
 use crate::access::Policy;
 use crate::config::{Config, Group, SETTINGS};
-use crate::status::{Admin, ControlReport, Health, NodeReport, Phase, Status, StoreReport};
+use crate::ingest::{Ingest, IngestStats, UploadStatus};
+use crate::status::{
+    Admin, ControlReport, Health, NodeReport, OpenRecording, Phase, Status, StoreReport,
+};
 use crate::store::{Store, StoreStats};
 
 /// Open recordings that one answer lists.
@@ -26,8 +28,8 @@ const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Live {
-    pub(super) roster: Roster,
     store: OnceLock<Store>,
+    ingest: OnceLock<Ingest<Store>>,
     tailnet: OnceLock<Tailnet>,
     phase: watch::Sender<Phase>,
     /// Set once somebody asked; never unset.
@@ -53,8 +55,8 @@ impl Live {
             Some((setting.name.to_owned(), given.value.to_string()))
         });
         let live = Self {
-            roster: Roster::default(),
             store: OnceLock::new(),
+            ingest: OnceLock::new(),
             tailnet: OnceLock::new(),
             phase: watch::Sender::new(Phase::Starting),
             drain: watch::Sender::new(false),
@@ -75,6 +77,11 @@ impl Live {
     pub(super) fn set_store(&self, store: &Store) {
         // Set once; a second one would be a second recorder.
         drop(self.store.set(store.clone()));
+    }
+
+    /// Uploads are taken.
+    pub(super) fn set_ingest(&self, ingest: &Ingest<Store>) {
+        drop(self.ingest.set(ingest.clone()));
     }
 
     /// The node has begun to join.
@@ -142,6 +149,10 @@ impl Live {
 
 impl Admin for Live {
     fn status(&self) -> Status {
+        let ingest = self.ingest.get();
+        let uploads = ingest.map(Ingest::uploads).unwrap_or_default();
+        let recordings_open = count(uploads.len());
+        let stats = ingest.map(Ingest::stats).unwrap_or_default();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             phase: *self.phase.borrow(),
@@ -149,9 +160,9 @@ impl Admin for Live {
             uptime_seconds: self.started.elapsed().as_secs(),
             node: self.node(),
             control: self.control(),
-            recordings: self.roster.oldest(RECORDINGS_LISTED_MAX),
-            recordings_open: count(self.roster.open_count()),
-            uploads: self.roster.counts(),
+            recordings: oldest(uploads),
+            recordings_open,
+            ingest: ingest_counters(stats),
             store: self.store(),
             access_rules: count(held(&self.policy).1),
             limits: self.limits.clone(),
@@ -188,6 +199,31 @@ impl Admin for Live {
     fn drain(&self) {
         self.drain.send_replace(true);
     }
+}
+
+/// The oldest uploads, at most as many as one answer lists.
+fn oldest(mut uploads: Vec<UploadStatus>) -> Vec<OpenRecording> {
+    uploads.sort_by_key(|upload| upload.since);
+    let shown = uploads.into_iter().take(RECORDINGS_LISTED_MAX);
+    let shown = shown.map(|upload| OpenRecording {
+        id: upload.id,
+        node: upload.uploader.node_name,
+        stable_id: upload.uploader.stable_id,
+        user: upload.uploader.user.map(|user| user.login),
+        endpoint: upload.endpoint.to_owned(),
+        since: upload.since,
+        received_bytes: upload.received_bytes,
+        durable_bytes: upload.durable_bytes,
+        ended: upload.ended,
+    });
+    shown.collect()
+}
+
+fn ingest_counters(stats: IngestStats) -> BTreeMap<String, u64> {
+    let counters = stats.counters().into_iter();
+    counters
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 /// By the names of the fields.

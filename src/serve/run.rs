@@ -104,8 +104,9 @@ async fn with_store(
     let joining = join::tailnet_config(&start.config, keys, &addresses);
     let tailnet = Tailnet::start(joining).context("cannot start the node of the tailnet")?;
     live.set_tailnet(&tailnet);
-    let sink = live.roster.listing(store.clone());
-    let recorder = Recorder::start(&tailnet, sink, start.config.ingest_config())?;
+    let ingest = super::ingest(&tailnet, store.clone(), start.config.ingest_config());
+    let recorder = Recorder::serve(&tailnet, &ingest)?;
+    live.set_ingest(&ingest);
     live.set_phase(Phase::Running);
     tracing::info!(tunnel = ?tailnet.endpoints(), store = %start.config.store, "recorder started");
 

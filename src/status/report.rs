@@ -45,8 +45,8 @@ pub struct Status {
     pub recordings: Vec<OpenRecording>,
     /// How many are open, also those that are not listed.
     pub recordings_open: u64,
-    /// Uploads since the start.
-    pub uploads: UploadCounts,
+    /// What ingest has counted since the start, by name (docs/ingest.md).
+    pub ingest: BTreeMap<String, u64>,
     /// The store.
     pub store: StoreReport,
     /// How many access rules are in force.
@@ -101,19 +101,8 @@ pub struct OpenRecording {
     pub received_bytes: u64,
     /// Bytes that are durable.
     pub durable_bytes: u64,
-}
-
-/// Uploads since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UploadCounts {
-    /// Begun.
-    pub begun: u64,
-    /// Refused by the store: a limit, or it was closing.
-    pub refused: u64,
-    /// Ended and sealed.
-    pub sealed: u64,
-    /// Ended and not sealed: their bytes are in the journal.
-    pub not_sealed: u64,
+    /// No more bytes are taken: it waits for its seal.
+    pub ended: bool,
 }
 
 /// The store.

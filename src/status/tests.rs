@@ -56,14 +56,15 @@ fn picture() -> Status {
             since: "2026-11-20T11:00:00Z".parse().unwrap(),
             received_bytes: 12,
             durable_bytes: 10,
+            ended: false,
         }],
         recordings_open: 2,
-        uploads: UploadCounts {
-            begun: 5,
-            refused: 1,
-            sealed: 3,
-            not_sealed: 0,
-        },
+        ingest: [
+            ("recordings".into(), 5),
+            ("ended_complete".into(), 3),
+            ("refused_policy".into(), 1),
+        ]
+        .into(),
         store: StoreReport {
             url: "file:///srv/tailtape".into(),
             counters: [("commits".into(), 7), ("sealed".into(), 3)].into(),
@@ -182,7 +183,7 @@ recorder   running, version 0.1.0, up 1h 2m
 node       recorder.tail.test  100.64.0.1  tunnel on 192.0.2.7:41641  2 peers
 control    http://127.0.0.1:8080  joined
 store      file:///srv/tailtape  7 commits, 3 sealed
-uploads    2 open, 5 begun, 3 sealed, 1 refused, 0 not sealed
+uploads    2 open, 5 begun, 3 whole, 0 given up by the store; 0 events; 1 refused
 access     1 rule in the settings
 
 ID                SINCE                 NODE           USER  RECEIVED  DURABLE

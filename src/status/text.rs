@@ -102,10 +102,17 @@ fn store(status: &Status) -> String {
 }
 
 fn uploads(status: &Status) -> String {
-    let counts = status.uploads;
+    let counted = |name: &str| status.ingest.get(name).copied().unwrap_or_default();
+    let refused = status.ingest.iter();
+    let refused = refused.filter(|(name, _)| name.starts_with("refused_"));
+    let refused: u64 = refused.map(|(_, count)| *count).sum();
     format!(
-        "{} open, {} begun, {} sealed, {} refused, {} not sealed",
-        status.recordings_open, counts.begun, counts.sealed, counts.refused, counts.not_sealed
+        "{} open, {} begun, {} whole, {} given up by the store; {} events; {refused} refused",
+        status.recordings_open,
+        counted("recordings"),
+        counted("ended_complete"),
+        counted("ended_failed"),
+        counted("events"),
     )
 }
 

@@ -244,7 +244,7 @@ async fn drain_waits_for_the_last_upload_and_the_recorder_stays_until_it_is_told
     assert_eq!(text(output.stdout), "drained\n");
     assert_eq!(text(output.stderr), "draining: 1 uploads still run\n");
     assert_eq!(service.status().await.phase, Phase::Drained);
-    assert_eq!(service.status().await.uploads.sealed, 1);
+    assert_eq!(service.status().await.ingest["ended_complete"], 1);
     service.signal(Signal::TERM);
     assert_eq!(service.end().await.code(), Some(0), "{}", service.log());
 }
