@@ -11,6 +11,7 @@
 
 pub mod ack;
 mod begin;
+mod claim;
 mod config;
 mod connection;
 mod connection_limits;
@@ -36,11 +37,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::Identity;
 use crate::ids::RecordingId;
+pub use claim::{Directory, NodeFacts};
 pub use config::IngestConfig;
 pub use connection_limits::{ConnectionGuard, ConnectionLimits, ConnectionRefused};
 pub use policy::UploadPolicy;
 use shares::Shares;
-pub use sink::{RecordingSink, RecordingWriter};
+pub use sink::{RecordingSink, RecordingWriter, SourceNode};
 use stats::Counters;
 pub use stats::IngestStats;
 pub use uploads::UploadStatus;
@@ -55,6 +57,7 @@ pub struct Ingest<S> {
 struct Shared<S> {
     sink: S,
     config: IngestConfig,
+    directory: Option<Directory>,
     counters: Arc<Counters>,
     uploads: Uploads,
     /// Bytes of events that are not yet stored.
@@ -67,6 +70,15 @@ struct Shared<S> {
 impl<S: RecordingSink> Ingest<S> {
     /// Ingest into `sink`. Nothing happens before a connection is served.
     pub fn new(sink: S, config: IngestConfig) -> Self {
+        Self::begin(sink, config, None)
+    }
+
+    /// The same, and what a header claims of the person's node is compared with what `directory` says of it.
+    pub fn with_directory(sink: S, config: IngestConfig, directory: Directory) -> Self {
+        Self::begin(sink, config, Some(directory))
+    }
+
+    fn begin(sink: S, config: IngestConfig, directory: Option<Directory>) -> Self {
         let counters = Arc::new(Counters::default());
         Self {
             shared: Arc::new(Shared {
@@ -84,6 +96,7 @@ impl<S: RecordingSink> Ingest<S> {
                 counters,
                 sink,
                 config,
+                directory,
             }),
         }
     }

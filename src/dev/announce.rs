@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 use crate::ids::{EventId, RecordingId};
-use crate::ingest::{RecordingSink, RecordingWriter};
+use crate::ingest::{RecordingSink, RecordingWriter, SourceNode};
 use crate::store::{Durable, End, Event, Opening, SealedRecording, StoreError, StoreHealth};
 
 /// Announcements that nobody has taken yet; more are dropped.
@@ -53,6 +53,10 @@ impl<W: RecordingWriter> RecordingWriter for Announcing<W> {
 
     async fn append(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         self.inner.append(bytes).await
+    }
+
+    fn note(&mut self, note: SourceNode) {
+        self.inner.note(note);
     }
 
     fn durable(&self) -> watch::Receiver<Durable> {

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use super::claim::Directory;
 use super::config::IngestConfig;
 use super::connection::{BodyEnd, Connection, Running};
 use super::response::{Refusal, refusal};
@@ -31,6 +32,7 @@ pub(super) struct Begun<W> {
     body_end: BodyEnd,
     health: watch::Receiver<StoreHealth>,
     config: IngestConfig,
+    directory: Option<Directory>,
     counters: Arc<Counters>,
     shutdown: CancellationToken,
     tasks: TaskTracker,
@@ -82,6 +84,7 @@ pub(super) fn begin<S: RecordingSink>(
         body_end: shared.body_end(version),
         health: ingest.sink.health(),
         config: ingest.config.clone(),
+        directory: ingest.directory.clone(),
         counters: Arc::clone(&ingest.counters),
         shutdown: shared.shutdown.clone(),
         tasks: ingest.tasks.clone(),
@@ -105,6 +108,7 @@ impl<W: RecordingWriter> Begun<W> {
             slot: self.slot,
             running: self.running,
             counters: self.counters,
+            directory: self.directory,
             drained: Box::pin(async move {
                 shutdown.cancelled().await;
                 tokio::time::sleep(drain_limit).await;

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
 use super::ack::AckFrame;
+use super::claim::{self, Claim, ClaimReader, Directory};
 use super::connection::{BodyEnd, Running};
 use super::response::FrameSender;
 use super::sink::RecordingWriter;
@@ -47,6 +48,7 @@ pub(super) struct Parts {
     pub(super) slot: Slot,
     pub(super) running: Running,
     pub(super) counters: Arc<Counters>,
+    pub(super) directory: Option<Directory>,
     /// Resolves when a running upload may go on no longer.
     pub(super) drained: Pin<Box<dyn Future<Output = ()> + Send>>,
     pub(super) body_end: BodyEnd,
@@ -69,6 +71,9 @@ pub(super) struct Session {
     /// `None` once it has resolved.
     drained: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     body_end: BodyEnd,
+    /// `None` once the header was read, or is not to be.
+    claim: Option<(ClaimReader, Directory)>,
+    flags: Vec<String>,
 }
 
 impl Session {
@@ -94,6 +99,10 @@ impl Session {
             timer: Box::pin(tokio::time::sleep(FAR_FUTURE)),
             drained: Some(parts.drained),
             body_end: parts.body_end,
+            claim: parts
+                .directory
+                .map(|directory| (ClaimReader::default(), directory)),
+            flags: Vec::new(),
         }
     }
 
@@ -115,12 +124,13 @@ impl Session {
             // Nobody is left to read the rest of the answer.
             self.reply = None;
         }
+        self.flags.extend(cause.flag().map(str::to_owned));
         let clean = cause == Cause::Complete;
         let end = End {
             clean,
             reason: reason.clone(),
             ended_at: jiff::Timestamp::now(),
-            flags: cause.flag().map(str::to_owned).into_iter().collect(),
+            flags: std::mem::take(&mut self.flags),
         };
         match self.during(writer.finish(end)).await {
             Ok(sealed) => {
@@ -183,10 +193,33 @@ impl Session {
         self.slot.received(self.upload.received_bytes());
         let taken_bytes = u64::try_from(taken).unwrap_or(u64::MAX);
         self.counters.recording_bytes.add(taken_bytes);
-        if let Some(Err(error)) = self.while_receiving(writer.append(bytes)).await {
-            self.upload.handle_failed(now(), error.to_string());
+        match self.while_receiving(writer.append(bytes.clone())).await {
+            Some(Ok(())) => self.read_claim(&bytes, writer),
+            Some(Err(error)) => self.upload.handle_failed(now(), error.to_string()),
+            None => {}
         }
         (!whole).then_some(UploadEnd::TooLong)
+    }
+
+    /// Looks up the node that the header names, once it is there.
+    fn read_claim<W: RecordingWriter>(&mut self, bytes: &[u8], writer: &mut W) {
+        let Some((reader, directory)) = self.claim.take() else {
+            return;
+        };
+        match reader.read(bytes) {
+            Claim::Unfinished(reader) => self.claim = Some((reader, directory)),
+            Claim::Nothing => {}
+            Claim::Header(header) => {
+                let Some(note) = claim::source_node(&header, &directory) else {
+                    return;
+                };
+                if !note.mismatch.is_empty() {
+                    tracing::warn!(fields = ?note.mismatch, "the header contradicts the tailnet");
+                    self.flags.push(claim::MISMATCH_FLAG.to_owned());
+                }
+                writer.note(note);
+            }
+        }
     }
 
     /// Waits for `work` while frames go on; `None` when the machine wants no more bytes.

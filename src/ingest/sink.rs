@@ -13,6 +13,8 @@ use crate::store::{
     Durable, End, Event, Opening, RecordingHandle, SealedRecording, Store, StoreError, StoreHealth,
 };
 
+pub use pending_merge::SourceNode;
+
 /// Where recordings go. Clones share one store.
 pub trait RecordingSink: Clone + Send + Sync + 'static {
     /// Writes one recording.
@@ -43,6 +45,9 @@ pub trait RecordingWriter: Send + 'static {
     /// of `bytes` were taken or none.
     fn append(&mut self, bytes: Bytes) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// Keeps what the tailnet says of the person's node; at most once, after the header was appended.
+    fn note(&mut self, note: SourceNode);
+
     /// How much is durable, as it moves, and whether the store failed for good.
     fn durable(&self) -> watch::Receiver<Durable>;
 
@@ -68,7 +73,34 @@ impl RecordingSink for Store {
 
 /// What the store itself does not say yet.
 mod pending_merge {
-    use super::{Event, EventId, Store, StoreError, StoreHealth, watch};
+    use std::net::IpAddr;
+
+    use super::{Event, EventId, RecordingHandle, Store, StoreError, StoreHealth, watch};
+    use crate::access::UserIdentity;
+
+    /// The person's node as the netmap knew it when the recording began: beside what the header claims of it.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct SourceNode {
+        /// The StableID by which it was looked up: the header's claim.
+        pub stable_id: String,
+        /// Whether the netmap knew it; if not, the following are empty.
+        pub found: bool,
+        /// Its MagicDNS name.
+        pub node_name: String,
+        /// Who owns it; absent for a tagged node.
+        pub user: Option<UserIdentity>,
+        /// Its tags.
+        pub tags: Vec<String>,
+        /// Its tailnet addresses.
+        pub addresses: Vec<IpAddr>,
+        /// Which fields of the header say otherwise.
+        pub mismatch: Vec<String>,
+    }
+
+    /// It keeps no notes.
+    pub(super) fn note(writer: &RecordingHandle, note: &SourceNode) {
+        tracing::debug!(recording = %writer.id(), found = note.found, "a note is not kept");
+    }
 
     /// It refuses through its errors alone.
     pub(super) fn health(_store: &Store) -> watch::Receiver<StoreHealth> {
@@ -91,6 +123,10 @@ impl RecordingWriter for RecordingHandle {
 
     async fn append(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         Self::append(self, bytes).await
+    }
+
+    fn note(&mut self, note: SourceNode) {
+        pending_merge::note(self, &note);
     }
 
     fn durable(&self) -> watch::Receiver<Durable> {

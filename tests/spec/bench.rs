@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tailtape::access::Identity;
 use tailtape::ids::{EventId, LogKey, RecordingId};
-use tailtape::ingest::{Ingest, IngestConfig, RecordingSink, RecordingWriter};
+use tailtape::ingest::{Ingest, IngestConfig, RecordingSink, RecordingWriter, SourceNode};
 use tailtape::recording::manifest::Manifest;
 use tailtape::store::{
     Durable, End, Event, Opening, RecordingHandle, SealedRecording, Store, StoreConfig, StoreError,
@@ -138,6 +138,10 @@ impl RecordingWriter for IllWriter {
 
     async fn append(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         self.inner.append(bytes).await
+    }
+
+    fn note(&mut self, note: SourceNode) {
+        self.inner.note(note);
     }
 
     fn durable(&self) -> watch::Receiver<Durable> {

@@ -1,5 +1,6 @@
 //! Each limit of recordings: its refusal or its end, its counter, and that it hurts nobody else.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
@@ -9,7 +10,7 @@ use super::HEADER;
 use super::client::{Client, TextClient, serve, serve_on, serve_with};
 use super::memory_sink::{MemorySink, Mood};
 use crate::ingest::upload::UploadConfig;
-use crate::ingest::{Ingest, IngestConfig, UploadPolicy};
+use crate::ingest::{Directory, Ingest, IngestConfig, NodeFacts, UploadPolicy};
 
 #[tokio::test(start_paused = true)]
 async fn recordings_are_limited_in_all_and_per_node_until_they_are_sealed() {
@@ -178,6 +179,42 @@ async fn a_peer_that_the_policy_does_not_permit_is_refused_with_403_and_no_body(
     assert_eq!(response.status(), 404, "what is not there is not there");
     assert_eq!(served.ingest.stats().refused_policy, 4);
     assert_eq!(sink.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_tailnet_says_of_the_persons_node_is_noted_and_a_contradiction_flagged() {
+    let line =
+        |name: &str| format!("{{\"version\":2,\"srcNode\":\"{name}\",\"srcNodeID\":\"n9\"}}\n");
+    for (name, flags) in [
+        ("laptop", vec![]),
+        ("other", vec!["source_mismatch".to_owned()]),
+    ] {
+        let sink = MemorySink::new(Mood::Prompt);
+        let directory: Directory = Arc::new(|id| {
+            assert_eq!(id, "n9");
+            Some(NodeFacts {
+                node_name: "laptop".to_owned(),
+                user: None,
+                tags: vec!["tag:dev".to_owned()],
+                addresses: vec![[100, 64, 0, 9].into()],
+            })
+        });
+        let ingest = Ingest::with_directory(sink.clone(), IngestConfig::default(), directory);
+        let mut client = Client::connect(serve_on(&ingest, "n1").io).await;
+        let mut recording = client.record().await;
+        let line = line(name);
+        let (first, second) = line.split_at(20);
+        recording.send(first.to_owned()).await;
+        recording.send(second.to_owned()).await;
+        recording.send(line.clone()).await;
+        recording.end();
+        recording.rest().await;
+        assert_eq!(sink.until_ended(0).await.flags, flags);
+        let notes = sink.with(0, |recorded| recorded.notes.clone());
+        assert_eq!(notes.len(), 1, "of the header alone");
+        assert_eq!((notes[0].stable_id.as_str(), notes[0].found), ("n9", true));
+        assert_eq!(notes[0].tags, ["tag:dev"]);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use rand_core::SeedableRng;
 use tokio::sync::watch;
 
 use crate::ids::{EventId, RecordingId, StreamOffset};
-use crate::ingest::{RecordingSink, RecordingWriter};
+use crate::ingest::{RecordingSink, RecordingWriter, SourceNode};
 use crate::store::{Durable, End, Event, Opening, SealedRecording, StoreError, StoreHealth};
 
 /// What the store does on its own.
@@ -36,6 +36,7 @@ pub(super) struct Recorded {
     pub(super) opening: Opening,
     pub(super) bytes: Vec<u8>,
     pub(super) received: u64,
+    pub(super) notes: Vec<SourceNode>,
     pub(super) largest_append: usize,
     pub(super) end: Option<End>,
     durable: watch::Sender<Durable>,
@@ -161,6 +162,7 @@ impl RecordingSink for MemorySink {
             opening,
             bytes: Vec::new(),
             received: 0,
+            notes: Vec::new(),
             largest_append: 0,
             end: None,
             durable: watch::Sender::default(),
@@ -225,6 +227,11 @@ impl RecordingWriter for MemoryWriter {
             self.sink.commit(self.index, length);
         }
         Ok(())
+    }
+
+    fn note(&mut self, note: SourceNode) {
+        self.sink
+            .with(self.index, |recorded| recorded.notes.push(note));
     }
 
     fn durable(&self) -> watch::Receiver<Durable> {
