@@ -71,7 +71,7 @@ impl Uploader {
     }
 
     /// Whatever the recorder does to this connection is no fault of it: it was killed, or its store was.
-    #[expect(dead_code, reason = "for tests that kill the recorder")]
+    #[allow(dead_code, reason = "for tests that kill the recorder")]
     pub(crate) fn forgive(&mut self) {
         self.judged = false;
     }
