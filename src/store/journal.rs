@@ -335,6 +335,15 @@ fn push_frames(
         )?;
         offset = offset.saturating_add(u64::try_from(piece.len()).unwrap_or_default());
     }
+    for record in &item.records {
+        writer.push(
+            Some(&mut *compressor),
+            record.kind,
+            item.id,
+            record.offset,
+            &record.bytes,
+        )?;
+    }
     if let Some(close) = &item.close {
         writer.push(
             Some(&mut *compressor),
