@@ -17,6 +17,7 @@ mod local_disk;
 mod pace;
 mod probe;
 mod reader;
+mod segments;
 mod state;
 mod writer;
 
@@ -32,6 +33,7 @@ use object_store::memory::InMemory;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use tokio::sync::{AcquireError, Notify, Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ids::{LogKey, RecorderId, RecordingId, StoreId};
@@ -160,6 +162,8 @@ pub(crate) struct Shared {
     wall_clock: fn() -> Timestamp,
     seals: Semaphore,
     tasks: TaskTracker,
+    /// Cancelled when the store closes: ends what need not come to its end.
+    stop: CancellationToken,
     runtime: tokio::runtime::Handle,
 }
 
@@ -243,6 +247,7 @@ impl Store {
             wall_clock,
             seals: Semaphore::new(SEALS_AT_ONCE_MAX),
             tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
             runtime: tokio::runtime::Handle::current(),
         });
         let committer = Committer::claim_epoch(Arc::clone(&shared)).await?;
