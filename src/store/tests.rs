@@ -3,5 +3,7 @@
 mod durability;
 mod faults;
 mod faulty_store;
+mod process;
+mod recovery;
 mod sealing;
 mod world;
