@@ -204,7 +204,6 @@ impl State {
     /// Takes a record about a recording: it is committed behind the bytes that were appended before it. The receiver
     /// resolves when it is committed, or never will be. `None` when the recording has failed or has its end already,
     /// when the record is larger than a frame, or when too many wait.
-    #[cfg_attr(not(test), expect(dead_code, reason = "cuts and notes push records"))]
     pub(super) fn push_record(
         &mut self,
         id: RecordingId,
@@ -334,6 +333,24 @@ impl State {
             spans: entry.spans.clone(),
             durable: entry.durable.borrow().clone(),
         })
+    }
+
+    /// Whether the recording is open or unsealed.
+    pub(super) fn has_recording(&self, id: RecordingId) -> bool {
+        self.recordings.contains_key(&id)
+    }
+
+    /// A committed cut holds what stood in these spans: they are needed no more.
+    pub(super) fn release(&mut self, id: RecordingId, spans: &[Span]) {
+        let Some(entry) = self.recordings.get_mut(&id) else {
+            return;
+        };
+        entry.spans.retain(|kept| {
+            let is_released =
+                |gone: &Span| Arc::ptr_eq(&gone.object, &kept.object) && gone.bytes == kept.bytes;
+            !spans.iter().any(is_released)
+        });
+        self.trim_due = true;
     }
 
     /// The recording is sealed: its journal bytes are needed no more.

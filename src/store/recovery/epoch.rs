@@ -226,13 +226,13 @@ async fn seal_all(
 ) -> Result<(), StoreError> {
     let lost = index.lost;
     let mut sealed_before = BTreeSet::new();
-    let has_opening = |found: &Found| found.open.is_some();
+    let has_opening = |found: &Found| found.opening().is_some();
     if !lost.is_empty() && !index.recordings.values().all(has_opening) {
         sealed_before = sealed_recordings(shared).await?;
     }
     let jobs = index.recordings.into_iter().filter_map(|(id, found)| {
         // What is unsealed has its opening in what is needed of the journal, unless that is damaged.
-        let dropped = found.open.is_none() && (lost.is_empty() || sealed_before.contains(&id));
+        let dropped = found.opening().is_none() && (lost.is_empty() || sealed_before.contains(&id));
         if dropped {
             counts.recordings_dropped = counts.recordings_dropped.saturating_add(1);
         }
@@ -290,7 +290,7 @@ async fn settle(shared: &Shared, job: &SealJob) -> Result<Settled, StoreError> {
 
 fn job_of(listed: &Listed, id: RecordingId, mut found: Found, lost: &[JournalNumber]) -> SealJob {
     let mut flags = vec![FLAG_RECOVERED.to_owned()];
-    let opening = found.open.take().unwrap_or_else(|| {
+    let opening = found.opening().cloned().unwrap_or_else(|| {
         flags.push(FLAG_OPENING_LOST.into());
         lost_opening(&listed.epoch)
     });
@@ -324,6 +324,7 @@ fn job_of(listed: &Listed, id: RecordingId, mut found: Found, lost: &[JournalNum
         spans,
         length: StreamOffset(plan.length),
         received,
+        cut: found.cut.take().map(Arc::new),
         gaps: plan.gaps,
         source_node,
     }

@@ -102,7 +102,7 @@ async fn sweep_recording(
         }
         None => {
             let open = layout::manifest_of(&manifest_name)
-                .is_none_or(|id| shared.state().seal_basis(id).is_some());
+                .is_none_or(|id| shared.state().has_recording(id));
             if open || !alone {
                 return Ok(());
             }
