@@ -107,6 +107,9 @@ pub struct StoreConfig {
     pub upload_buffer_bytes_max: usize,
     /// A segment ends with the first line behind so many stored bytes, or within a line that is too long to be read.
     pub segment_bytes: u64,
+    /// Whether other recorders write to the same store: an idle one then commits an empty object every 20 s, so that they
+    /// do not take it for dead. On a local disk its lock says so without.
+    pub fleet: bool,
 }
 
 impl StoreConfig {
@@ -120,6 +123,7 @@ impl StoreConfig {
             buffer_bytes_max: 64 * 1024 * 1024,
             upload_buffer_bytes_max: 1024 * 1024,
             segment_bytes: 16 * 1024 * 1024,
+            fleet: false,
         }
     }
 

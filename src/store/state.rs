@@ -3,6 +3,8 @@
 //! Invariant: a recording's durable offset moves only in [`State::settle`], which is called after its commit point.
 //! No IO and no clock in here; the lock around it is never held across an await. Called by `handle.rs`, `journal.rs`, `writer.rs`.
 
+mod release;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
@@ -333,24 +335,6 @@ impl State {
             spans: entry.spans.clone(),
             durable: entry.durable.borrow().clone(),
         })
-    }
-
-    /// Whether the recording is open or unsealed.
-    pub(super) fn has_recording(&self, id: RecordingId) -> bool {
-        self.recordings.contains_key(&id)
-    }
-
-    /// A committed cut holds what stood in these spans: they are needed no more.
-    pub(super) fn release(&mut self, id: RecordingId, spans: &[Span]) {
-        let Some(entry) = self.recordings.get_mut(&id) else {
-            return;
-        };
-        entry.spans.retain(|kept| {
-            let is_released =
-                |gone: &Span| Arc::ptr_eq(&gone.object, &kept.object) && gone.bytes == kept.bytes;
-            !spans.iter().any(is_released)
-        });
-        self.trim_due = true;
     }
 
     /// The recording is sealed: its journal bytes are needed no more.

@@ -8,10 +8,11 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use object_store::ObjectStoreExt;
 
+use super::super::create::ANSWER_TIMEOUT;
 use super::super::error::StoreError;
 use super::super::handle::End;
 use super::super::state::ObjectPlace;
@@ -350,16 +351,12 @@ fn lost_opening(epoch: &EpochId) -> OpenRecord {
 /// The ids of all sealed recordings, by listing: asked only when the journal is damaged.
 async fn sealed_recordings(shared: &Shared) -> Result<BTreeSet<RecordingId>, StoreError> {
     let prefix = layout::recordings();
-    let listed = shared.objects.store().list(Some(&prefix));
-    let ids =
-        listed.try_filter_map(|object| async move { Ok(layout::manifest_of(&object.location)) });
-    ids.try_collect()
-        .await
-        .map_err(|source| StoreError::Object {
-            step: "list",
-            name: layout::recordings().to_string(),
-            source,
-        })
+    let mut names = shared.objects.store().list(Some(&prefix));
+    let mut ids = BTreeSet::new();
+    while let Some(object) = epochs::next_listed(&mut names, &prefix).await? {
+        ids.extend(layout::manifest_of(&object.location));
+    }
+    Ok(ids)
 }
 
 /// Says, durably, that nothing before is needed: by the fence itself if it said so from the start, else by a second one.
@@ -398,9 +395,11 @@ async fn trim(
             continue;
         }
         // If we stop here: the rest is removed by the next start, which finds the marker.
-        match shared.objects.store().delete(&name).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-            Err(error) => {
+        let deleting = shared.objects.store().delete(&name);
+        match tokio::time::timeout(ANSWER_TIMEOUT, deleting).await {
+            Ok(Ok(()) | Err(object_store::Error::NotFound { .. })) => {}
+            Err(_) => tracing::warn!(%name, "a journal object that is not needed stays: no answer"),
+            Ok(Err(error)) => {
                 tracing::warn!(%name, %error, "a journal object that is not needed stays");
             }
         }

@@ -201,6 +201,12 @@ async fn a_cut_that_fails_or_dies_at_any_step_loses_nothing() {
             Mishap::Dies,
             Mishap::DiesYetPersists,
         ] {
+            // What a mishap does differently on a disk is to poison, and to leave half-done files.
+            if backend == Backend::File
+                && !matches!(mishap, Mishap::FailsYetPersists | Mishap::Dies)
+            {
+                continue;
+            }
             for (number, step) in log.iter().enumerate() {
                 let case = format!("{backend:?} {mishap:?} at {number}: {step}");
                 let world = world(backend).await;

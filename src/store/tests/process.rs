@@ -336,12 +336,20 @@ impl Process {
         seed: u64,
         backend: Arc<ProcessStore>,
     ) -> Result<Self, StoreError> {
+        Self::start_at(world, config, seed, backend, || at("2026-11-20T10:20:00Z")).await
+    }
+
+    pub(super) async fn start_at(
+        world: &World,
+        config: StoreConfig,
+        seed: u64,
+        backend: Arc<ProcessStore>,
+        wall_clock: fn() -> jiff::Timestamp,
+    ) -> Result<Self, StoreError> {
         let handle = Arc::new(ProcessStoreHandle(Arc::clone(&backend)));
         let rng = ChaCha20Rng::seed_from_u64(seed);
-        let store = Store::open_with(config, handle, world.disk.clone(), rng, || {
-            at("2026-11-20T10:20:00Z")
-        })
-        .await?;
+        let disk = world.disk.clone();
+        let store = Store::open_with(config, handle, disk, rng, wall_clock).await?;
         Ok(Self { store, backend })
     }
 
