@@ -7,6 +7,7 @@
 
 mod archive;
 mod create;
+mod cut;
 mod error;
 mod event;
 mod fence;
@@ -18,6 +19,8 @@ mod local_disk;
 mod pace;
 mod probe;
 mod reader;
+mod recovery;
+mod segments;
 mod state;
 mod writer;
 
@@ -32,10 +35,11 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
-use tokio::sync::{AcquireError, Notify, Semaphore, SemaphorePermit};
+use tokio::sync::{AcquireError, Notify, Semaphore, SemaphorePermit, watch};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::ids::{LogKey, RecorderId, RecordingId, StoreId};
+use crate::ids::{EpochId, LogKey, RecorderId, RecordingId, StoreId};
 pub use archive::StoreReader;
 use create::Objects;
 pub use error::StoreError;
@@ -44,6 +48,8 @@ pub use handle::{Durable, End, Opening, RecordingHandle, SealedRecording};
 pub use health::StoreHealth;
 use journal::Committer;
 use local_disk::LocalDisk;
+use recovery::{RecorderLock, Recovery};
+pub use recovery::{RecoveryState, RecoveryStats};
 use state::State;
 
 /// How long [`Store::close`] waits for seals and the last commit: below the 30 s that service managers grant.
@@ -51,6 +57,9 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(25);
 
 /// How many recordings are sealed at once: each holds one part of a segment in memory.
 const SEALS_AT_ONCE_MAX: usize = 8;
+
+/// How many recordings are cut at once: each holds one part of a segment in memory, and slows no ack.
+const CUTS_AT_ONCE_MAX: usize = 2;
 
 /// Where recordings are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,10 +107,15 @@ pub struct StoreConfig {
     pub buffer_bytes_max: usize,
     /// How many bytes of one upload may wait for a commit.
     pub upload_buffer_bytes_max: usize,
+    /// A segment ends with the first line behind so many stored bytes, or within a line that is too long to be read.
+    pub segment_bytes: u64,
+    /// Whether other recorders write to the same store: an idle one then commits an empty object every 20 s, so that they
+    /// do not take it for dead. On a local disk its lock says so without.
+    pub fleet: bool,
 }
 
 impl StoreConfig {
-    /// The default settings (design: 1 s, 64 MiB in all, 1 MiB per upload).
+    /// The default settings (design: 1 s, 64 MiB in all, 1 MiB per upload, segments of 16 MiB).
     pub fn new(url: StoreUrl, log_key: LogKey) -> Self {
         Self {
             url,
@@ -110,6 +124,8 @@ impl StoreConfig {
             commit_bytes: 4 * 1024 * 1024,
             buffer_bytes_max: 64 * 1024 * 1024,
             upload_buffer_bytes_max: 1024 * 1024,
+            segment_bytes: 16 * 1024 * 1024,
+            fleet: false,
         }
     }
 
@@ -136,8 +152,12 @@ pub struct StoreStats {
     pub recordings_open: u64,
     /// Recordings sealed.
     pub sealed: u64,
-    /// Seals given up; their bytes stay in the journal.
+    /// Seals that failed and were told to their uploads; their bytes stay in the journal, and they are tried again.
     pub seals_failed: u64,
+    /// Cuts committed: segments of recordings that still ran.
+    pub cuts: u64,
+    /// What a crash had left, and what became of it.
+    pub recovery: RecoveryStats,
     /// How long the commit in flight has been trying: the measure of a stalled store.
     pub commit_running_for: Option<Duration>,
 }
@@ -161,7 +181,15 @@ pub(crate) struct Shared {
     rng: Mutex<ChaCha20Rng>,
     wall_clock: fn() -> Timestamp,
     seals: Semaphore,
+    cuts: Semaphore,
+    cuts_made: AtomicU64,
     tasks: TaskTracker,
+    /// Cancelled when the store closes: ends what need not come to its end.
+    stop: CancellationToken,
+    recovery: watch::Sender<recovery::Status>,
+    /// The epochs of this process, the newest last.
+    own_epochs: Mutex<Vec<EpochId>>,
+    lock: Mutex<Option<RecorderLock>>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -185,16 +213,50 @@ impl Shared {
         buffer.acquire_many(bytes).await
     }
 
+    fn note_own_epoch(&self, epoch: EpochId) {
+        self.own_epochs().push(epoch);
+    }
+
+    fn is_own_epoch(&self, epoch: &EpochId) -> bool {
+        self.own_epochs().contains(epoch)
+    }
+
+    fn newest_own_epoch(&self) -> Option<EpochId> {
+        self.own_epochs().last().copied()
+    }
+
+    fn own_epochs(&self) -> MutexGuard<'_, Vec<EpochId>> {
+        self.own_epochs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep_lock(&self, lock: RecorderLock) {
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
+    }
+
+    fn count_cut(&self) {
+        self.cuts_made.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn release_lock(&self) {
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     fn draw<T>(&self, draw: impl FnOnce(&mut ChaCha20Rng) -> T) -> T {
         draw(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Stops the committer when nobody is left who could give it work.
-struct CommitterTask(tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>);
+/// Stops the committer, recovery and seals that are tried again, when nobody is left who could give them work.
+struct CommitterTask(
+    tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    CancellationToken,
+);
 
 impl Drop for CommitterTask {
     fn drop(&mut self) {
+        self.1.cancel();
         if let Some(task) = self.0.get_mut() {
             task.abort();
         }
@@ -244,12 +306,27 @@ impl Store {
             rng: Mutex::new(rng),
             wall_clock,
             seals: Semaphore::new(SEALS_AT_ONCE_MAX),
+            cuts: Semaphore::new(CUTS_AT_ONCE_MAX),
+            cuts_made: AtomicU64::new(0),
             tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            recovery: recovery::status(),
+            own_epochs: Mutex::default(),
+            lock: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
         });
+        // Before the claim, so that nobody takes a claimed epoch for one whose recorder is gone.
+        recovery::hold_lock(&shared).await;
         let committer = Committer::claim_epoch(Arc::clone(&shared)).await?;
         let task = shared.runtime.spawn(committer.run());
-        let committer = Arc::new(CommitterTask(tokio::sync::Mutex::new(Some(task))));
+        let stop = shared.stop.clone();
+        let committer = CommitterTask(tokio::sync::Mutex::new(Some(task)), stop.clone());
+        let committer = Arc::new(committer);
+        // Uploads do not wait for recovery; they go into the new epoch.
+        let recovering = Recovery::new(Arc::clone(&shared)).run();
+        shared
+            .runtime
+            .spawn(stop.run_until_cancelled_owned(recovering));
         Ok(Self { shared, committer })
     }
 
@@ -276,6 +353,8 @@ impl Store {
     /// [`StoreError::CloseTimedOut`] when the backend did not answer in time; [`StoreError::Fenced`] if it is so.
     pub async fn close(&self) -> Result<(), StoreError> {
         self.shared.state().refuse_new();
+        // Recovery can stop anywhere; the next start goes on with it.
+        self.shared.stop.cancel();
         self.shared.tasks.close();
         let drained = tokio::time::timeout(CLOSE_LIMIT, async {
             self.shared.tasks.wait().await;
@@ -301,6 +380,7 @@ impl Store {
             .await
             .take()
             .inspect(tokio::task::JoinHandle::abort);
+        self.shared.release_lock();
         match (&*stopped_by, in_time) {
             (StoreError::Fenced { number }, _) => Err(StoreError::Fenced { number: *number }),
             (_, true) => Ok(()),
@@ -320,6 +400,8 @@ impl Store {
             .state()
             .stats(tokio::time::Instant::now().into_std());
         stats.journal_puts = self.shared.journal_puts.load(Ordering::Relaxed);
+        stats.cuts = self.shared.cuts_made.load(Ordering::Relaxed);
+        stats.recovery = self.shared.recovery.borrow().stats;
         stats
     }
 }

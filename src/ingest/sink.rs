@@ -13,7 +13,7 @@ use crate::store::{
     Durable, End, Event, Opening, RecordingHandle, SealedRecording, Store, StoreError, StoreHealth,
 };
 
-pub use pending_merge::SourceNode;
+pub use crate::recording::manifest::SourceNode;
 
 /// Where recordings go. Clones share one store.
 pub trait RecordingSink: Clone + Send + Sync + 'static {
@@ -73,34 +73,7 @@ impl RecordingSink for Store {
 
 /// What the store itself does not say yet.
 mod pending_merge {
-    use std::net::IpAddr;
-
-    use super::{Event, EventId, RecordingHandle, Store, StoreError, StoreHealth, watch};
-    use crate::access::UserIdentity;
-
-    /// The person's node as the netmap knew it when the recording began: beside what the header claims of it.
-    #[derive(Debug, Clone, PartialEq, Eq)]
-    pub struct SourceNode {
-        /// The StableID by which it was looked up: the header's claim.
-        pub stable_id: String,
-        /// Whether the netmap knew it; if not, the following are empty.
-        pub found: bool,
-        /// Its MagicDNS name.
-        pub node_name: String,
-        /// Who owns it; absent for a tagged node.
-        pub user: Option<UserIdentity>,
-        /// Its tags.
-        pub tags: Vec<String>,
-        /// Its tailnet addresses.
-        pub addresses: Vec<IpAddr>,
-        /// Which fields of the header say otherwise.
-        pub mismatch: Vec<String>,
-    }
-
-    /// It keeps no notes.
-    pub(super) fn note(writer: &RecordingHandle, note: &SourceNode) {
-        tracing::debug!(recording = %writer.id(), found = note.found, "a note is not kept");
-    }
+    use super::{Event, EventId, Store, StoreError, StoreHealth, watch};
 
     /// It refuses through its errors alone.
     pub(super) fn health(_store: &Store) -> watch::Receiver<StoreHealth> {
@@ -126,7 +99,10 @@ impl RecordingWriter for RecordingHandle {
     }
 
     fn note(&mut self, note: SourceNode) {
-        pending_merge::note(self, &note);
+        // The note stands beside the claims; without it the recording is as whole as before.
+        if let Err(error) = Self::note(self, note) {
+            tracing::warn!(recording = %Self::id(self), error = error.with_causes(), "what the tailnet says of the person's node is not kept");
+        }
     }
 
     fn durable(&self) -> watch::Receiver<Durable> {

@@ -7,17 +7,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
+use super::cut::{Cutter, Learned, cut_bytes};
 use super::error::StoreError;
-use super::writer::{self, SealOrder};
+use super::writer::{self, Received, SealOrder};
 use super::{Store, state};
 use crate::access::Identity;
 use crate::ids::{RecordingId, StreamOffset};
-use crate::recording::frame::FRAME_PLAIN_BYTES_MAX;
-use crate::recording::manifest::rfc3339;
+use crate::recording::frame::{FRAME_PLAIN_BYTES_MAX, FrameKind};
+use crate::recording::manifest::SourceNode;
+use crate::recording::records::{CloseRecord, OpenRecord};
 use crate::recording::seal::HexDigest;
 
 /// How much of an end's reason is kept: it may quote a peer.
@@ -71,36 +74,19 @@ pub struct SealedRecording {
     pub sha256: [u8; 32],
 }
 
-/// The JSON in an `open` frame.
-#[derive(Serialize)]
-struct OpenRecord<'a> {
-    uploader: &'a Identity,
-    endpoint: &'a str,
-    #[serde(with = "rfc3339")]
-    received_at: Timestamp,
-}
-
-/// The JSON in a `close` frame: what the stream itself does not tell.
-#[derive(Debug, Serialize, Deserialize)]
-struct CloseRecord {
-    clean: bool,
-    reason: String,
-    #[serde(with = "rfc3339")]
-    ended_at: Timestamp,
-    bytes: u64,
-    cast_sha256: HexDigest,
-    flags: Vec<String>,
-}
-
 /// The one writer of a recording.
 pub struct RecordingHandle {
     store: Store,
     id: RecordingId,
-    opening: Arc<Opening>,
+    opening: Arc<OpenRecord>,
     share: Arc<Semaphore>,
     durable: watch::Receiver<Durable>,
     received: u64,
     hasher: Sha256,
+    learned: Learned,
+    cutting: Option<JoinHandle<()>>,
+    /// Tells the cut in flight that the upload has ended.
+    cut_ended: CancellationToken,
     ended: bool,
 }
 
@@ -110,12 +96,12 @@ impl RecordingHandle {
         id: RecordingId,
         opening: Opening,
     ) -> Result<Self, StoreError> {
-        let record = OpenRecord {
-            uploader: &opening.uploader,
-            endpoint: opening.endpoint,
+        let opening = Arc::new(OpenRecord {
+            uploader: opening.uploader,
+            endpoint: opening.endpoint.into(),
             received_at: opening.received_at,
-        };
-        let record = serde_json::to_vec(&record).map_err(|source| StoreError::Json {
+        });
+        let record = serde_json::to_vec(&*opening).map_err(|source| StoreError::Json {
             what: "an opening",
             source,
         })?;
@@ -132,7 +118,6 @@ impl RecordingHandle {
                 .min(Semaphore::MAX_PERMITS),
         ));
         let durable = store.shared.state().begin(id, record, Arc::clone(&share))?;
-        let opening = Arc::new(opening);
         Ok(Self {
             store,
             id,
@@ -141,6 +126,9 @@ impl RecordingHandle {
             durable,
             received: 0,
             hasher: Sha256::new(),
+            learned: Learned::default(),
+            cutting: None,
+            cut_ended: CancellationToken::new(),
             ended: false,
         })
     }
@@ -196,7 +184,58 @@ impl RecordingHandle {
         self.received = self
             .received
             .saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        self.cut_if_due();
         Ok(())
+    }
+
+    /// Notes what the tailnet says of the person's node: it is journalled, and stands in the manifest. The last one counts.
+    ///
+    /// # Errors
+    /// [`StoreError::RecordingFailed`] once [`Durable::failed`] is set; [`StoreError::NoteTooLarge`].
+    pub fn note(&mut self, note: SourceNode) -> Result<(), StoreError> {
+        let record = serde_json::to_vec(&note).map_err(|source| StoreError::Json {
+            what: "a note",
+            source,
+        })?;
+        if record.len() > FRAME_PLAIN_BYTES_MAX {
+            return Err(StoreError::NoteTooLarge {
+                bytes: record.len(),
+            });
+        }
+        self.learned.set_source_node(note);
+        let offset = StreamOffset(self.received);
+        let shared = &self.store.shared;
+        let pushed = shared
+            .state()
+            .push_record(self.id, FrameKind::Note, offset, record);
+        shared.wake_committer.notify_one();
+        // Nobody waits for it: until it is committed the seal has it from memory, and a crash loses no acked byte by it.
+        pushed.map(drop).ok_or_else(|| self.failure())
+    }
+
+    /// Starts a cut when enough is durable behind the last one, and none is in flight.
+    fn cut_if_due(&mut self) {
+        let shared = &self.store.shared;
+        let last = self.learned.cut().map_or(0, |cut| cut.offset);
+        let durable = self.durable.borrow().offset.0;
+        let in_flight = self
+            .cutting
+            .as_ref()
+            .is_some_and(|task| !task.is_finished());
+        if durable.saturating_sub(last) < cut_bytes(shared)
+            || in_flight
+            || self.cut_ended.is_cancelled()
+        {
+            return;
+        }
+        let cutter = Cutter {
+            shared: Arc::clone(&self.store.shared),
+            id: self.id,
+            opening: Arc::clone(&self.opening),
+            learned: self.learned.clone(),
+            ended: self.cut_ended.clone(),
+        };
+        self.cutting = Some(self.store.shared.runtime.spawn(cutter.run()));
     }
 
     /// Ends the recording: commits what is pending, seals it, returns when the manifest is durable.
@@ -213,7 +252,7 @@ impl RecordingHandle {
     fn end(
         &mut self,
         mut end: End,
-    ) -> Result<tokio::task::JoinHandle<Result<SealedRecording, StoreError>>, StoreError> {
+    ) -> Result<JoinHandle<Result<SealedRecording, StoreError>>, StoreError> {
         self.ended = true;
         let kept = end.reason.floor_char_boundary(REASON_BYTES_MAX);
         end.reason.truncate(kept);
@@ -236,16 +275,25 @@ impl RecordingHandle {
             id: self.id,
             opening: Arc::clone(&self.opening),
             end,
-            received: StreamOffset(self.received),
-            received_sha256: sha256,
+            received: Received {
+                bytes: StreamOffset(self.received),
+                sha256,
+            },
+            learned: self.learned.clone(),
         };
-        let store = self.store.clone();
+        let shared = Arc::clone(&self.store.shared);
+        let cutting = self.cutting.take();
+        self.cut_ended.cancel();
         let seal = async move {
+            // A cut whose record is on its way is waited for: it may release what the seal would read.
+            if let Some(cutting) = cutting {
+                drop(cutting.await);
+            }
             // Resolves when the close frame is committed, or when it never will be: the state says which.
             if let Some(closed) = closed {
                 drop(closed.await);
             }
-            writer::seal(&store, order).await
+            writer::seal(&shared, order).await
         };
         Ok(self
             .store

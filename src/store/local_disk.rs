@@ -68,6 +68,11 @@ impl LocalDisk {
         files
     }
 
+    /// Where the store is.
+    pub(super) fn root(&self) -> &FsPath {
+        &self.root
+    }
+
     /// Fsyncs an object and every directory from its own to the store's.
     ///
     /// # Errors

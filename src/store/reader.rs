@@ -9,9 +9,9 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use sha2::{Digest, Sha256};
 
-use super::create::Objects;
+use super::create::{ANSWER_TIMEOUT, Objects};
 use super::error::StoreError;
-use super::{Store, StoreReader, layout};
+use super::{Shared, Store, StoreReader, layout};
 use crate::ids::RecordingId;
 use crate::recording::manifest::{Manifest, Segment};
 use crate::recording::seal::{BLOCK_BYTES, HexDigest, SegmentDigests, SegmentHasher};
@@ -187,22 +187,24 @@ async fn read_block(
 }
 
 /// Reads a stored object through and hashes it.
-pub(super) async fn digests_of(store: &Store, name: &Path) -> Result<SegmentDigests, StoreError> {
+pub(super) async fn digests_of(shared: &Shared, name: &Path) -> Result<SegmentDigests, StoreError> {
     let failed = |source| StoreError::Object {
         step: "read",
         name: name.to_string(),
         source,
     };
-    let object = store
-        .shared
-        .objects
-        .store()
-        .get(name)
-        .await
-        .map_err(failed)?;
+    let unanswered = |_| StoreError::Unanswered {
+        step: "read",
+        name: name.to_string(),
+    };
+    let getting = tokio::time::timeout(ANSWER_TIMEOUT, shared.objects.store().get(name));
+    let object = getting.await.map_err(unanswered)?.map_err(failed)?;
     let mut pieces = object.into_stream();
     let mut hasher = SegmentHasher::default();
-    while let Some(piece) = pieces.next().await {
+    while let Some(piece) = tokio::time::timeout(ANSWER_TIMEOUT, pieces.next())
+        .await
+        .map_err(unanswered)?
+    {
         hasher.update(&piece.map_err(failed)?);
     }
     Ok(hasher.finish())

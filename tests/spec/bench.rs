@@ -141,7 +141,7 @@ impl RecordingWriter for IllWriter {
     }
 
     fn note(&mut self, note: SourceNode) {
-        self.inner.note(note);
+        RecordingWriter::note(&mut self.inner, note);
     }
 
     fn durable(&self) -> watch::Receiver<Durable> {
