@@ -81,7 +81,7 @@ pub(super) async fn seal(store: &Store, order: SealOrder) -> Result<SealedRecord
             }
             Err(error) if tries_left == 0 || matches!(error, StoreError::Mismatch { .. }) => {
                 tracing::error!(recording = %order.id, error = &error as &dyn std::error::Error, "the seal is given up; the bytes stay in the journal");
-                shared.state().note_seal_failed();
+                shared.state().note_seal_failed(order.id);
                 return Err(error);
             }
             Err(error) => {
