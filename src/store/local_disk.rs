@@ -30,6 +30,9 @@ const DEPTH_MAX: usize = 8;
 pub(crate) struct LocalDisk {
     root: PathBuf,
     files: Arc<LocalFileSystem>,
+    /// What the disk is said to have free, instead of what it has.
+    #[cfg(test)]
+    pub(super) pretended_free: Option<Arc<std::sync::atomic::AtomicU64>>,
 }
 
 impl LocalDisk {
@@ -57,6 +60,8 @@ impl LocalDisk {
             Ok(Self {
                 root,
                 files: Arc::new(files.with_fsync(true)),
+                #[cfg(test)]
+                pretended_free: None,
             })
         });
         prepared.await.map_err(|_| StoreError::TaskLost)?
@@ -71,6 +76,26 @@ impl LocalDisk {
     /// Where the store is.
     pub(super) fn root(&self) -> &FsPath {
         &self.root
+    }
+
+    /// How many bytes an unprivileged process may still write to the disk below.
+    ///
+    /// # Errors
+    /// [`StoreError::DiskFree`].
+    pub(super) async fn free_bytes(&self) -> Result<u64, StoreError> {
+        #[cfg(test)]
+        if let Some(pretended) = &self.pretended_free {
+            return Ok(pretended.load(std::sync::atomic::Ordering::Relaxed));
+        }
+        let root = self.root.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let status = rustix::fs::statvfs(&root).map_err(|errno| StoreError::DiskFree {
+                path: root,
+                source: errno.into(),
+            })?;
+            Ok(status.f_bavail.saturating_mul(status.f_frsize))
+        });
+        asked.await.map_err(|_| StoreError::TaskLost)?
     }
 
     /// Fsyncs an object and every directory from its own to the store's.

@@ -1,10 +1,13 @@
 //! The store on `memory://` and `file://`, whole and with faults: one suite for both.
 
+mod compaction;
 mod cuts;
 mod durability;
+mod events;
 mod faults;
 mod faulty_store;
 mod process;
 mod recovery;
 mod sealing;
+mod stall;
 mod world;
