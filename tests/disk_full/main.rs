@@ -72,7 +72,7 @@ async fn until_healthy(service: &mut Service) {
 }
 
 /// Everything that could begin is refused with 503 and a reason that names `cause`.
-async fn assert_refuses(node: &Node, cause: &str) {
+async fn assert_refuses(node: &Node, cause: &str, site: &Site) {
     for (method, path) in [
         (Method::HEAD, "/v2/record"),
         (Method::POST, "/v2/record"),
@@ -84,10 +84,17 @@ async fn assert_refuses(node: &Node, cause: &str) {
         assert!(refusal.ended, "{method} {path}: END_STREAM comes with it");
         let reason = refusal.reason;
         assert!(reason.contains(cause), "{method} {path}: {reason}");
+        assert_names_nothing_of_the_host(&reason, site);
     }
     let answer = node.old_session().await.unwrap_err();
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert!(answer.contains(cause), "{answer}");
+}
+
+/// Where the store is on the host is for its log and its operator, not for peers.
+fn assert_names_nothing_of_the_host(told: &str, site: &Site) {
+    let store = site.path("store");
+    assert!(!told.contains(store.to_str().unwrap()), "{told}");
 }
 
 /// A session from begin to end is recorded, over both protocols, and an event.
@@ -160,10 +167,11 @@ fn assert_kept(stored: &[(Value, Vec<u8>)], sent: &[u8], acked: u64) -> u64 {
 }
 
 /// The frames of an upload that met a stall: acks that never fall, then one error that names `cause`, then the end.
-fn assert_told(ended: &Ended, cause: &str) {
+fn assert_told(ended: &Ended, cause: &str, site: &Site) {
     assert!(ended.acks.is_sorted(), "{:?}", ended.acks);
     let failure = ended.failure.as_deref().expect("an error frame");
     assert!(failure.contains(cause), "{failure}");
+    assert_names_nothing_of_the_host(failure, site);
     assert_eq!(ended.frames_behind_failure, 0);
     assert!(ended.clean_end, "END_STREAM follows the error frame");
 }
@@ -202,7 +210,7 @@ fn a_full_disk_stops_acks_ends_uploads_in_time_and_records_again_when_there_is_r
             let on_disk = journalled(&site.path("store"));
             let mut acked_in_all = 0;
             for ended in &told {
-                assert_told(ended, "ENOSPC");
+                assert_told(ended, "ENOSPC", &site);
                 let durable = on_disk.contiguous_of(session::marker(&ended.sent));
                 let acked = ended.acked();
                 assert!(acked <= durable, "{acked} acked, {durable} on the disk");
@@ -212,7 +220,7 @@ fn a_full_disk_stops_acks_ends_uploads_in_time_and_records_again_when_there_is_r
                 acked_in_all += acked;
             }
             assert_eq!(old.until_closed().await, "", "reset: no status follows");
-            assert_refuses(&node, "ENOSPC").await;
+            assert_refuses(&node, "ENOSPC", &site).await;
             let reasons = healthy(&site).await.unwrap_err();
             assert!(reasons.contains("ENOSPC"), "{reasons}");
 
@@ -258,7 +266,7 @@ fn a_disk_that_is_nearly_full_takes_no_new_sessions_and_running_ones_go_on() {
                     async move { head.await.status == 503 }
                 })
                 .await;
-            assert_refuses(&node, "disk_free_min").await;
+            assert_refuses(&node, "disk_free_min", &site).await;
             let reasons = healthy(&site).await.unwrap_err();
             assert!(reasons.contains("disk_free_min"), "{reasons}");
             running.send(16 << 10).await;
@@ -318,10 +326,10 @@ async fn outage(site: &Site, cause: &str, forbid: impl Fn(bool)) {
     forbid(true);
     session.send(16 << 10).await;
     let ended = session.until_ended().await;
-    assert_told(&ended, cause);
+    assert_told(&ended, cause, site);
     assert_eq!(ended.acked(), durable, "nothing is acked meanwhile");
     assert_eq!(old.until_closed().await, "", "reset: no status follows");
-    assert_refuses(&node, cause).await;
+    assert_refuses(&node, cause, site).await;
     let reasons = healthy(site).await.unwrap_err();
     assert!(reasons.contains(cause), "{reasons}");
 
