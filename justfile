@@ -42,6 +42,14 @@ strace:
 packet-cost:
     bash tests/packet_cost.sh
 
+# A full, read-only and forbidden disk under `serve`, in mount namespaces of its own; part of `test`.
+disk-full:
+    cargo test --test disk_full -- --nocapture --test-threads=1
+
+# What can be seen of `serve` on the wire, captured in a network namespace of its own.
+wire-capture:
+    bash tests/wire_capture.sh
+
 # Side by side with what it is compared to, in one run; prints the table of docs/benchmarks.md.
 bench *ARGS:
     cargo bench --bench ingest -- {{ ARGS }}
