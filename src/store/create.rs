@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::error::StoreError;
 use super::fence::{Found, Next, Resolution, Sent};
-use super::local_disk::LocalDisk;
+use super::local_disk::DiskSync;
 
 /// How long one create, or one read of a small object, may take before it counts as unanswered.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,11 +48,11 @@ pub(super) enum Patience {
 #[derive(Debug, Clone)]
 pub(super) struct Objects {
     store: Arc<dyn ObjectStore>,
-    disk: Option<LocalDisk>,
+    disk: Option<Arc<dyn DiskSync>>,
 }
 
 impl Objects {
-    pub(super) fn new(store: Arc<dyn ObjectStore>, disk: Option<LocalDisk>) -> Self {
+    pub(super) fn new(store: Arc<dyn ObjectStore>, disk: Option<Arc<dyn DiskSync>>) -> Self {
         Self { store, disk }
     }
 

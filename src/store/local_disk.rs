@@ -1,6 +1,6 @@
 //! The disk under a `file://` store: what object_store leaves to its caller.
 //!
-//! Invariant: after [`LocalDisk::sync`] an object and every directory on the way to it are on the disk. At start the
+//! Invariant: after [`DiskSync::sync`] an object and every directory on the way to it are on the disk. At start the
 //! leftovers of creates that were cut off are removed (hidden second hard links), and a file system that takes no
 //! hard link or fsync is refused by name. Called by [`super::Store::open`] and `create.rs`.
 
@@ -11,6 +11,7 @@ use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -24,6 +25,16 @@ const FOREIGN_LEFTOVER_AGE_MIN: Duration = Duration::from_secs(24 * 3600);
 
 /// The deepest directory that is searched for leftovers: names have five parts.
 const DEPTH_MAX: usize = 8;
+
+/// What lies under an object store on a disk, and has to be asked for what the disk alone can answer.
+///
+/// A trait, so that a test can put a disk there that loses its power.
+pub(crate) trait DiskSync: std::fmt::Debug + Send + Sync {
+    /// Fsyncs an object and every directory from its own to the store's.
+    ///
+    /// Fails with what the disk said: the object may then be lost, and a second sync that succeeds proves nothing.
+    fn sync<'a>(&'a self, name: &'a Path) -> BoxFuture<'a, io::Result<()>>;
+}
 
 /// A directory that holds a store.
 #[derive(Debug, Clone)]
@@ -67,29 +78,29 @@ impl LocalDisk {
         let files: Arc<LocalFileSystem> = Arc::clone(&self.files);
         files
     }
+}
 
-    /// Fsyncs an object and every directory from its own to the store's.
-    ///
-    /// # Errors
-    /// What the disk said: the object may then be lost, and a second sync that succeeds proves nothing.
-    pub(super) async fn sync(&self, name: &Path) -> io::Result<()> {
-        let path = self
-            .files
-            .path_to_filesystem(name)
-            .map_err(io::Error::other)?;
-        let root = self.root.clone();
-        let synced = tokio::task::spawn_blocking(move || {
-            File::open(&path)?.sync_all()?;
-            for directory in path
-                .ancestors()
-                .skip(1)
-                .take_while(|directory| directory.starts_with(&root))
-            {
-                File::open(directory)?.sync_all()?;
-            }
-            Ok(())
-        });
-        synced.await.map_err(io::Error::other)?
+impl DiskSync for LocalDisk {
+    fn sync<'a>(&'a self, name: &'a Path) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move {
+            let path = self
+                .files
+                .path_to_filesystem(name)
+                .map_err(io::Error::other)?;
+            let root = self.root.clone();
+            let synced = tokio::task::spawn_blocking(move || {
+                File::open(&path)?.sync_all()?;
+                for directory in path
+                    .ancestors()
+                    .skip(1)
+                    .take_while(|directory| directory.starts_with(&root))
+                {
+                    File::open(directory)?.sync_all()?;
+                }
+                Ok(())
+            });
+            synced.await.map_err(io::Error::other)?
+        })
     }
 }
 
