@@ -3,5 +3,6 @@
 mod durability;
 mod faults;
 mod faulty_store;
+mod power;
 mod sealing;
 mod world;
