@@ -129,7 +129,7 @@ impl Objects {
                 Next::SyncThenDurable => {
                     // If we stop here, the object may vanish with the power: nothing was counted yet.
                     if let Some(disk) = &self.disk
-                        && let Err(source) = disk.sync(name).await
+                        && let Err(source) = disk.sync_anew(name).await
                     {
                         return Ok(Created::Poisoned(Some(source)));
                     }

@@ -34,6 +34,11 @@ pub(crate) trait DiskSync: std::fmt::Debug + Send + Sync {
     ///
     /// Fails with what the disk said: the object may then be lost, and a second sync that succeeds proves nothing.
     fn sync<'a>(&'a self, name: &'a Path) -> BoxFuture<'a, io::Result<()>>;
+
+    /// The same when an fsync may have failed before: each directory is changed first, so that it is written whole.
+    ///
+    /// A directory whose fsync failed can pass for clean, and its names for durable, until its next change.
+    fn sync_anew<'a>(&'a self, name: &'a Path) -> BoxFuture<'a, io::Result<()>>;
 }
 
 /// A directory that holds a store.
@@ -80,28 +85,48 @@ impl LocalDisk {
     }
 }
 
+impl LocalDisk {
+    async fn sync_with(
+        &self,
+        name: &Path,
+        prepare: fn(&FsPath) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let path = self
+            .files
+            .path_to_filesystem(name)
+            .map_err(io::Error::other)?;
+        let root = self.root.clone();
+        let synced = tokio::task::spawn_blocking(move || {
+            File::open(&path)?.sync_all()?;
+            for directory in path
+                .ancestors()
+                .skip(1)
+                .take_while(|directory| directory.starts_with(&root))
+            {
+                prepare(directory)?;
+                File::open(directory)?.sync_all()?;
+            }
+            Ok(())
+        });
+        synced.await.map_err(io::Error::other)?
+    }
+}
+
 impl DiskSync for LocalDisk {
     fn sync<'a>(&'a self, name: &'a Path) -> BoxFuture<'a, io::Result<()>> {
-        Box::pin(async move {
-            let path = self
-                .files
-                .path_to_filesystem(name)
-                .map_err(io::Error::other)?;
-            let root = self.root.clone();
-            let synced = tokio::task::spawn_blocking(move || {
-                File::open(&path)?.sync_all()?;
-                for directory in path
-                    .ancestors()
-                    .skip(1)
-                    .take_while(|directory| directory.starts_with(&root))
-                {
-                    File::open(directory)?.sync_all()?;
-                }
-                Ok(())
-            });
-            synced.await.map_err(io::Error::other)?
-        })
+        Box::pin(self.sync_with(name, |_| Ok(())))
     }
+
+    fn sync_anew<'a>(&'a self, name: &'a Path) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(self.sync_with(name, change))
+    }
+}
+
+/// Makes a file and removes it. Its name is one that is hidden from listings and swept as a leftover.
+fn change(directory: &FsPath) -> io::Result<()> {
+    let path = directory.join(format!(".changed-{}#1", std::process::id()));
+    File::create(&path)?;
+    remove_if_present(&path)
 }
 
 /// Makes `root` and fsyncs every directory that got a new entry.

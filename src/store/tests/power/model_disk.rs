@@ -3,7 +3,7 @@
 //! Every file has the bytes that a read gives and those that would be left after a cut; every directory has names
 //! likewise. Only an fsync of that very file or directory carries the one over to the other. A failed fsync marks what it
 //! should have written as clean although it is lost, as a page cache does: a later fsync that succeeds does not bring it
-//! back. Invariant: nothing is on the disk that no successful fsync put there, but for what [`Kept`] lets through at the
+//! back. A directory is one block: its next change makes all of it dirty again. Invariant: nothing is on the disk that no successful fsync put there, but for what [`Kept`] lets through at the
 //! cut. Each method is one system call. Called by `model_store.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,8 +17,9 @@ use tokio::sync::watch;
 
 /// What a page cache writes at once: of a file that was not fsynced, any subset of pages may be on the disk.
 const PAGE_BYTES: usize = 4096;
-/// EIO of Linux.
+/// EIO and EROFS of Linux.
 const EIO: i32 = 5;
+const EROFS: i32 = 30;
 
 /// Which of the names and bytes that were not fsynced are on the disk after the cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,11 +30,22 @@ pub(in super::super) enum Kept {
     Seeded(u64),
 }
 
+/// What an fsync that fails does with the names of a directory; the bytes of a file are lost always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Names {
+    /// The next fsync writes them: they are in a journal.
+    Stay,
+    /// They are not written before the directory changes again.
+    Lost,
+    /// The file system gives up: nothing is written from now on.
+    ShutDown,
+}
+
 /// What happens at one fsync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Strike {
-    /// It fails, the bytes of a file are lost; the names of a directory are lost too, or stay to be written.
-    Fails { names_lost: bool },
+    /// It fails.
+    Fails(Names),
     /// The power goes before it took effect.
     CutBefore(Kept),
     /// The power goes right after it took effect.
@@ -68,6 +80,7 @@ struct Disk {
     fsyncs: u64,
     strike: Option<(u64, Strike)>,
     struck: bool,
+    shut_down: bool,
     /// Bytes written to files by the first part of their path.
     written: BTreeMap<String, u64>,
 }
@@ -90,6 +103,8 @@ struct Directory {
     names: BTreeMap<String, Inode>,
     on_disk: BTreeMap<String, Inode>,
     dirty: BTreeSet<String>,
+    /// Were to be written by an fsync that failed.
+    lost: BTreeSet<String>,
 }
 
 const ROOT: Inode = 0;
@@ -103,6 +118,7 @@ impl ModelDisk {
                 fsyncs: 0,
                 strike: None,
                 struck: false,
+                shut_down: false,
                 written: BTreeMap::new(),
             }),
             boot: watch::channel(0).0,
@@ -177,8 +193,9 @@ impl ModelDisk {
     }
 
     /// Writes at the end of a file that was opened as `path`.
-    pub(in super::super) fn write(&self, inode: Inode, path: &str, bytes: &[u8]) {
+    pub(in super::super) fn write(&self, inode: Inode, path: &str, bytes: &[u8]) -> io::Result<()> {
         let mut disk = self.disk();
+        disk.takes_writes()?;
         let top = path.split('/').next().unwrap_or_default().to_owned();
         *disk.written.entry(top).or_default() += bytes.len() as u64;
         disk.calls.push(Call::Write(path.into(), bytes.len()));
@@ -188,12 +205,14 @@ impl ModelDisk {
         let start = file.bytes.len();
         file.bytes.extend_from_slice(bytes);
         file.dirty.push(start..file.bytes.len());
+        Ok(())
     }
 
     /// Of a file or a directory that was opened as `path`.
     pub(in super::super) fn fsync(&self, inode: Inode, path: &str) -> io::Result<()> {
         let mut disk = self.disk();
         disk.fsyncs += 1;
+        disk.takes_writes()?;
         let strike = disk.strike.filter(|(at, _)| *at == disk.fsyncs);
         disk.struck |= strike.is_some();
         match strike.map(|(_, strike)| strike) {
@@ -202,8 +221,9 @@ impl ModelDisk {
                 disk.nodes[inode].write_back();
                 Ok(())
             }
-            Some(Strike::Fails { names_lost }) => {
-                disk.nodes[inode].lose(names_lost);
+            Some(Strike::Fails(names)) => {
+                disk.shut_down = names == Names::ShutDown;
+                disk.nodes[inode].lose(names);
                 Err(io::Error::from_raw_os_error(EIO))
             }
             Some(Strike::CutBefore(kept)) => {
@@ -312,20 +332,29 @@ impl Disk {
         }
     }
 
+    fn takes_writes(&self) -> io::Result<()> {
+        if self.shut_down {
+            return Err(io::Error::from_raw_os_error(EROFS));
+        }
+        Ok(())
+    }
+
     fn name(&mut self, path: &str, inode: Inode) -> io::Result<()> {
+        self.takes_writes()?;
         let (directory, name) = self.parent(path)?;
         if directory.names.contains_key(&name) {
             return Err(ErrorKind::AlreadyExists.into());
         }
         directory.names.insert(name.clone(), inode);
-        directory.dirty.insert(name);
+        directory.change(name);
         Ok(())
     }
 
     fn forget(&mut self, path: &str) -> io::Result<()> {
+        self.takes_writes()?;
         let (directory, name) = self.parent(path)?;
         directory.names.remove(&name).ok_or(ErrorKind::NotFound)?;
-        directory.dirty.insert(name);
+        directory.change(name);
         Ok(())
     }
 
@@ -359,6 +388,7 @@ impl Disk {
         for node in &mut self.nodes {
             node.cut(&mut keeps);
         }
+        self.shut_down = false;
         self.calls.clear();
     }
 }
@@ -379,10 +409,12 @@ impl Node {
         }
     }
 
-    fn lose(&mut self, names_too: bool) {
+    fn lose(&mut self, names: Names) {
         match self {
             Self::File(file) => file.dirty.clear(),
-            Self::Directory(directory) if names_too => directory.dirty.clear(),
+            Self::Directory(directory) if names == Names::Lost => {
+                directory.lost.append(&mut directory.dirty);
+            }
             Self::Directory(_) => {}
         }
     }
@@ -408,6 +440,7 @@ impl Node {
                         directory.write(name);
                     }
                 }
+                directory.lost.clear();
                 directory.names.clone_from(&directory.on_disk);
             }
         }
@@ -425,6 +458,11 @@ impl File {
 }
 
 impl Directory {
+    fn change(&mut self, name: String) {
+        self.dirty.append(&mut self.lost);
+        self.dirty.insert(name);
+    }
+
     fn write(&mut self, name: String) {
         match self.names.get(&name) {
             Some(inode) => self.on_disk.insert(name, *inode),
@@ -447,11 +485,11 @@ fn what_was_not_fsynced_is_gone_after_the_cut() {
     disk.mkdir("kept").unwrap();
     disk.fsync(ROOT, "").unwrap();
     let file = disk.create_new("kept/a").unwrap();
-    disk.write(file, "kept/a", b"synced");
+    disk.write(file, "kept/a", b"synced").unwrap();
     disk.fsync(file, "kept/a").unwrap();
     let directory = disk.open("kept").unwrap();
     disk.fsync(directory, "kept").unwrap();
-    disk.write(file, "kept/a", b" not synced");
+    disk.write(file, "kept/a", b" not synced").unwrap();
     disk.link("kept/a", "kept/b").unwrap();
     disk.mkdir("lost").unwrap();
     assert_eq!(disk.read("kept/b").unwrap(), b"synced not synced");
@@ -463,23 +501,46 @@ fn what_was_not_fsynced_is_gone_after_the_cut() {
 
 #[test]
 fn an_fsync_after_a_failed_one_brings_nothing_back() {
-    for names_lost in [true, false] {
+    for names in [Names::Stay, Names::Lost] {
         let disk = ModelDisk::new();
         let file = disk.create_new("a").unwrap();
-        disk.write(file, "a", b"lost");
-        disk.strike(1, Strike::Fails { names_lost });
+        disk.write(file, "a", b"lost").unwrap();
+        disk.strike(1, Strike::Fails(names));
         let failed = disk.fsync(file, "a").unwrap_err();
         assert_eq!(failed.raw_os_error(), Some(EIO));
         assert!(disk.take_struck());
         disk.fsync(file, "a").unwrap();
-        disk.strike(1, Strike::Fails { names_lost });
+        disk.strike(1, Strike::Fails(names));
         disk.fsync(ROOT, "").unwrap_err();
         disk.fsync(ROOT, "").unwrap();
         assert_eq!(disk.read("a").unwrap(), b"lost");
         disk.cut(Kept::Everything);
-        assert_eq!(disk.exists("a"), !names_lost);
+        assert_eq!(disk.exists("a"), names == Names::Stay);
         assert_eq!(disk.read("a").unwrap_or_default(), b"");
     }
+}
+
+#[test]
+fn a_directory_that_changes_again_is_written_whole() {
+    let disk = ModelDisk::new();
+    disk.mkdir("a").unwrap();
+    disk.strike(1, Strike::Fails(Names::Lost));
+    disk.fsync(ROOT, "").unwrap_err();
+    disk.mkdir("b").unwrap();
+    disk.fsync(ROOT, "").unwrap();
+    disk.cut(Kept::Nothing);
+    assert!(disk.exists("a") && disk.exists("b"));
+}
+
+#[test]
+fn a_disk_that_shut_down_is_read_and_takes_nothing_until_it_is_started_again() {
+    let disk = ModelDisk::new();
+    disk.mkdir("a").unwrap();
+    disk.strike(1, Strike::Fails(Names::ShutDown));
+    disk.fsync(ROOT, "").unwrap_err();
+    assert!(disk.exists("a") && disk.mkdir("b").is_err() && disk.fsync(ROOT, "").is_err());
+    disk.cut(Kept::Nothing);
+    assert!(!disk.exists("a") && disk.mkdir("b").is_ok());
 }
 
 #[test]
@@ -489,7 +550,7 @@ fn a_seeded_cut_keeps_some_pages_and_names_and_the_same_ones_again() {
         for n in 0..32 {
             let path = format!("{n:02}");
             let file = disk.create_new(&path).unwrap();
-            disk.write(file, &path, &[1; 4 * PAGE_BYTES]);
+            disk.write(file, &path, &[1; 4 * PAGE_BYTES]).unwrap();
         }
         disk.cut(Kept::Seeded(seed));
         let files = disk.files_below("");

@@ -121,7 +121,7 @@ impl ModelStore {
         let (inode, staged) = self.stage(path).await?;
         let published = async {
             for piece in &payload {
-                self.call(|disk| disk.write(inode, &staged, piece)).await;
+                self.call(|disk| disk.write(inode, &staged, piece)).await?;
             }
             self.fsync(inode, &staged).await?;
             match mode {
@@ -135,6 +135,32 @@ impl ModelStore {
         // As the real one: after the link it cleans up too, and does not ask whether that went well.
         drop(self.call(|disk| disk.unlink(&staged)).await);
         published
+    }
+
+    /// As `local_disk.rs`: the object, then each directory up to the root, changed first if so wanted.
+    async fn sync_with(&self, name: &Path, anew: bool) -> io::Result<()> {
+        let path = name.as_ref();
+        let inode = self.call(|disk| disk.open(path)).await?;
+        self.fsync(inode, path).await?;
+        let mut directory = path;
+        while !directory.is_empty() {
+            directory = parent(directory);
+            if anew {
+                let changed = format!("{directory}/.changed#1");
+                let changed = changed.trim_start_matches('/');
+                // Another thread may be at the same: its file changes the directory as well.
+                match self.call(|disk| disk.create_new(changed)).await {
+                    Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+                    Ok(_) | Err(_) => {}
+                }
+                match self.call(|disk| disk.unlink(changed)).await {
+                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                    Ok(()) | Err(_) => {}
+                }
+            }
+            self.fsync_directory(directory).await?;
+        }
+        Ok(())
     }
 
     async fn get(&self, name: Path, options: GetOptions) -> Result<GetResult> {
@@ -217,17 +243,11 @@ fn error_at(name: &Path, error: io::Error) -> Error {
 
 impl DiskSync for ModelStore {
     fn sync<'a>(&'a self, name: &'a Path) -> BoxFuture<'a, io::Result<()>> {
-        Box::pin(async move {
-            let path = name.as_ref();
-            let inode = self.call(|disk| disk.open(path)).await?;
-            self.fsync(inode, path).await?;
-            let mut directory = path;
-            while !directory.is_empty() {
-                directory = parent(directory);
-                self.fsync_directory(directory).await?;
-            }
-            Ok(())
-        })
+        Box::pin(self.sync_with(name, false))
+    }
+
+    fn sync_anew<'a>(&'a self, name: &'a Path) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(self.sync_with(name, true))
     }
 }
 
@@ -370,11 +390,12 @@ struct ModelUpload {
 
 impl MultipartUpload for ModelUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        let (store, inode) = (self.store.clone(), self.inode);
+        let (store, inode, name) = (self.store.clone(), self.inode, self.name.clone());
         let staged = self.staged.clone().unwrap();
         Box::pin(async move {
             for piece in &data {
-                store.call(|disk| disk.write(inode, &staged, piece)).await;
+                let written = store.call(|disk| disk.write(inode, &staged, piece)).await;
+                written.map_err(|error| error_at(&name, error))?;
             }
             Ok(())
         })
