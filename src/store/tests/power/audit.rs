@@ -1,0 +1,214 @@
+//! The auditor: reads every object raw, as a stranger would, and holds it against what the senders know.
+//!
+//! Invariant: it believes no index, no listing order and no answer of the store, only bytes. Called by `power.rs` and the
+//! simulation.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use super::ledger::Ledger;
+use crate::ids::{EpochId, RecorderId, RecordingId};
+use crate::recording::frame::FrameKind;
+use crate::recording::journal_object::{JournalObject, ObjectDigest, digest_of};
+use crate::recording::manifest::Manifest;
+
+/// All objects of a store.
+#[derive(Debug)]
+pub(in super::super) struct Objects(pub(in super::super) BTreeMap<String, Bytes>);
+
+/// What the journal holds, epoch by epoch.
+#[derive(Debug, Default)]
+pub(in super::super) struct Journal {
+    /// The numbers that each epoch still has.
+    pub(in super::super) epochs: BTreeMap<(RecorderId, EpochId), Vec<u64>>,
+    /// The bytes of each recording by their offset.
+    pub(in super::super) streams: BTreeMap<RecordingId, BTreeMap<u64, Vec<u8>>>,
+    /// Recordings of which a part has left the journal for segments.
+    pub(in super::super) cut: BTreeSet<RecordingId>,
+    pub(in super::super) bytes: u64,
+}
+
+impl Objects {
+    pub(in super::super) async fn read(store: &dyn ObjectStore) -> Self {
+        let listed: Vec<_> = store.list(None).try_collect().await.unwrap();
+        let mut objects = BTreeMap::new();
+        for object in listed {
+            let bytes = store.get(&object.location).await.unwrap();
+            let bytes = bytes.bytes().await.unwrap();
+            objects.insert(object.location.to_string(), bytes);
+        }
+        Self(objects)
+    }
+
+    /// Every manifest, by its recording: there is one of each at most.
+    pub(in super::super) fn manifests(&self) -> Result<BTreeMap<RecordingId, Manifest>, String> {
+        let mut manifests = BTreeMap::new();
+        for (name, bytes) in &self.0 {
+            if !name.ends_with(".json") {
+                continue;
+            }
+            let manifest = Manifest::decode(bytes).map_err(|error| format!("{name}: {error}"))?;
+            let id = manifest.recording_id;
+            if manifests.insert(id, manifest).is_some() {
+                return Err(format!("recording {id} was sealed twice"));
+            }
+        }
+        Ok(manifests)
+    }
+
+    /// The stored stream of a manifest, joined from its segments.
+    pub(in super::super) fn stream(&self, manifest: &Manifest) -> Result<Vec<u8>, String> {
+        let mut stream = Vec::new();
+        for segment in &manifest.segments {
+            let bytes = self.0.get(&segment.name);
+            let bytes = bytes.ok_or_else(|| format!("segment {} is gone", segment.name))?;
+            stream.extend_from_slice(bytes);
+        }
+        Ok(stream)
+    }
+
+    /// Checks every chain.
+    pub(in super::super) fn journal(&self) -> Result<Journal, String> {
+        let mut journal = Journal::default();
+        let mut before: Option<(RecorderId, EpochId, u64, ObjectDigest)> = None;
+        for (name, bytes) in &self.0 {
+            if !name.starts_with("journal/") {
+                continue;
+            }
+            let object =
+                JournalObject::decode(bytes).map_err(|error| format!("{name}: {error}"))?;
+            let header = object.header;
+            let place = (header.recorder, header.epoch);
+            if *name != format!("journal/{}/{}/{:010}", place.0, place.1, header.number.0) {
+                return Err(format!("{name} says that it is another object"));
+            }
+            if let Some((recorder, epoch, number, digest)) = before
+                && (recorder, epoch) == place
+                && number + 1 == header.number.0
+                && header.previous != digest
+            {
+                return Err(format!("the chain breaks at {name}"));
+            }
+            before = Some((place.0, place.1, header.number.0, digest_of(bytes)));
+            let numbers = journal.epochs.entry(place).or_default();
+            numbers.push(header.number.0);
+            journal.bytes += bytes.len() as u64;
+            for frame in object.frames() {
+                let frame = frame.map_err(|error| format!("{name}: {error}"))?;
+                if frame.kind == FrameKind::Cut {
+                    journal.cut.insert(frame.recording);
+                }
+                if frame.kind != FrameKind::Data {
+                    continue;
+                }
+                let plain = frame.plain().map_err(|error| format!("{name}: {error}"))?;
+                let stream = journal.streams.entry(frame.recording).or_default();
+                if let Some(present) = stream.insert(frame.offset.0, plain.to_vec())
+                    && present != *plain
+                {
+                    return Err(format!("{name}: other bytes at the same offset"));
+                }
+            }
+        }
+        Ok(journal)
+    }
+
+    /// What the power or a kill left: each acked byte is in a sealed recording or in the journal.
+    pub(in super::super) fn hold_what_was_acked(&self, ledger: &Ledger) -> Result<(), String> {
+        let (journal, manifests) = (self.journal()?, self.manifests()?);
+        for (id, sent) in &*ledger.sent() {
+            let acked = usize::try_from(sent.acked()).unwrap();
+            let stored = match manifests.get(id) {
+                Some(manifest) => self.stream(manifest)?,
+                None if journal.cut.contains(id) => continue,
+                None => journal.joined(id),
+            };
+            if !sent.bytes.starts_with(&stored) {
+                return Err(format!("recording {id} is not what was sent"));
+            }
+            if stored.len() < acked {
+                let stored = stored.len();
+                return Err(format!("recording {id}: {stored} bytes of {acked} acked"));
+            }
+        }
+        Ok(())
+    }
+
+    /// After recovery: each acked byte is sealed, once, in order, and the manifests say what is true.
+    pub(in super::super) fn seal_what_was_acked(&self, ledger: &Ledger) -> Result<Sealed, String> {
+        let manifests = self.manifests()?;
+        let ledger = ledger.sent();
+        let mut sealed = Sealed::default();
+        if let Some(unknown) = manifests.keys().find(|id| !ledger.contains_key(id)) {
+            return Err(format!("recording {unknown} was never begun"));
+        }
+        for (id, sent) in &*ledger {
+            let Some(manifest) = manifests.get(id) else {
+                if sent.acked() > 0 || sent.sealed.is_some() {
+                    return Err(format!(
+                        "recording {id}: {} acked bytes have no manifest",
+                        sent.acked()
+                    ));
+                }
+                continue;
+            };
+            let stream = self.stream(manifest)?;
+            let stored = stream.len() as u64;
+            let has = |flag: &str| manifest.flags.iter().any(|present| present == flag);
+            if stored < sent.acked() {
+                return Err(format!(
+                    "recording {id}: {stored} bytes sealed of {} acked",
+                    sent.acked()
+                ));
+            }
+            if !sent.bytes.starts_with(&stream) {
+                return Err(format!("recording {id} is not what was sent"));
+            }
+            if has("complete") == has("incomplete") {
+                return Err(format!("recording {id}: flags {:?}", manifest.flags));
+            }
+            if has("complete") && !(sent.whole && stream.len() == sent.bytes.len()) {
+                return Err(format!("recording {id} is not complete, but says so"));
+            }
+            if let Some(told) = &sent.sealed
+                && (told.bytes, told.sha256) != (manifest.bytes, manifest.cast_sha256.0)
+            {
+                return Err(format!(
+                    "recording {id}: the sender was told of another seal"
+                ));
+            }
+            sealed.recordings += 1;
+            sealed.complete += u64::from(has("complete"));
+            sealed.recovered += u64::from(has("recovered"));
+            sealed.gaps_flagged += u64::from(has("gaps"));
+        }
+        Ok(sealed)
+    }
+}
+
+/// What a sound store holds.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) struct Sealed {
+    pub(in super::super) recordings: u64,
+    pub(in super::super) complete: u64,
+    pub(in super::super) recovered: u64,
+    pub(in super::super) gaps_flagged: u64,
+}
+
+impl Journal {
+    /// The bytes of a recording from its beginning to the first that is missing.
+    fn joined(&self, id: &RecordingId) -> Vec<u8> {
+        let mut joined = Vec::new();
+        for (offset, bytes) in self.streams.get(id).into_iter().flatten() {
+            if *offset != joined.len() as u64 {
+                break;
+            }
+            joined.extend_from_slice(bytes);
+        }
+        joined
+    }
+}
