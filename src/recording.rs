@@ -6,6 +6,8 @@
 
 pub mod compression;
 pub mod frame;
+pub mod hash;
 pub mod journal_object;
 pub mod manifest;
+pub mod records;
 pub mod seal;

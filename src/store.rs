@@ -17,6 +17,8 @@ mod local_disk;
 mod pace;
 mod probe;
 mod reader;
+mod recovery;
+mod segments;
 mod state;
 mod writer;
 
@@ -31,10 +33,11 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
-use tokio::sync::{AcquireError, Notify, Semaphore, SemaphorePermit};
+use tokio::sync::{AcquireError, Notify, Semaphore, SemaphorePermit, watch};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::ids::{LogKey, RecorderId, RecordingId, StoreId};
+use crate::ids::{EpochId, LogKey, RecorderId, RecordingId, StoreId};
 use create::Objects;
 pub use error::StoreError;
 pub use event::Event;
@@ -42,6 +45,8 @@ pub use handle::{Durable, End, Opening, RecordingHandle, SealedRecording};
 pub use health::StoreHealth;
 use journal::Committer;
 use local_disk::{DiskSync, LocalDisk};
+use recovery::{RecorderLock, Recovery};
+pub use recovery::{RecoveryState, RecoveryStats};
 use state::State;
 
 /// How long [`Store::close`] waits for seals and the last commit: below the 30 s that service managers grant.
@@ -134,8 +139,10 @@ pub struct StoreStats {
     pub recordings_open: u64,
     /// Recordings sealed.
     pub sealed: u64,
-    /// Seals given up; their bytes stay in the journal.
+    /// Seals that failed and were told to their uploads; their bytes stay in the journal, and they are tried again.
     pub seals_failed: u64,
+    /// What a crash had left, and what became of it.
+    pub recovery: RecoveryStats,
     /// How long the commit in flight has been trying: the measure of a stalled store.
     pub commit_running_for: Option<Duration>,
 }
@@ -160,6 +167,12 @@ pub(crate) struct Shared {
     wall_clock: fn() -> Timestamp,
     seals: Semaphore,
     tasks: TaskTracker,
+    /// Cancelled when the store closes: ends what need not come to its end.
+    stop: CancellationToken,
+    recovery: watch::Sender<recovery::Status>,
+    /// The epochs of this process, the newest last.
+    own_epochs: Mutex<Vec<EpochId>>,
+    lock: Mutex<Option<RecorderLock>>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -183,16 +196,46 @@ impl Shared {
         buffer.acquire_many(bytes).await
     }
 
+    fn note_own_epoch(&self, epoch: EpochId) {
+        self.own_epochs().push(epoch);
+    }
+
+    fn is_own_epoch(&self, epoch: &EpochId) -> bool {
+        self.own_epochs().contains(epoch)
+    }
+
+    fn newest_own_epoch(&self) -> Option<EpochId> {
+        self.own_epochs().last().copied()
+    }
+
+    fn own_epochs(&self) -> MutexGuard<'_, Vec<EpochId>> {
+        self.own_epochs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep_lock(&self, lock: RecorderLock) {
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
+    }
+
+    fn release_lock(&self) {
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     fn draw<T>(&self, draw: impl FnOnce(&mut ChaCha20Rng) -> T) -> T {
         draw(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Stops the committer when nobody is left who could give it work.
-struct CommitterTask(tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>);
+/// Stops the committer, recovery and seals that are tried again, when nobody is left who could give them work.
+struct CommitterTask(
+    tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    CancellationToken,
+);
 
 impl Drop for CommitterTask {
     fn drop(&mut self) {
+        self.1.cancel();
         if let Some(task) = self.0.get_mut() {
             task.abort();
         }
@@ -243,11 +286,24 @@ impl Store {
             wall_clock,
             seals: Semaphore::new(SEALS_AT_ONCE_MAX),
             tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            recovery: recovery::status(),
+            own_epochs: Mutex::default(),
+            lock: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
         });
+        // Before the claim, so that nobody takes a claimed epoch for one whose recorder is gone.
+        recovery::hold_lock(&shared).await;
         let committer = Committer::claim_epoch(Arc::clone(&shared)).await?;
         let task = shared.runtime.spawn(committer.run());
-        let committer = Arc::new(CommitterTask(tokio::sync::Mutex::new(Some(task))));
+        let stop = shared.stop.clone();
+        let committer = CommitterTask(tokio::sync::Mutex::new(Some(task)), stop.clone());
+        let committer = Arc::new(committer);
+        // Uploads do not wait for recovery; they go into the new epoch.
+        let recovering = Recovery::new(Arc::clone(&shared)).run();
+        shared
+            .runtime
+            .spawn(stop.run_until_cancelled_owned(recovering));
         Ok(Self { shared, committer })
     }
 
@@ -274,6 +330,8 @@ impl Store {
     /// [`StoreError::CloseTimedOut`] when the backend did not answer in time; [`StoreError::Fenced`] if it is so.
     pub async fn close(&self) -> Result<(), StoreError> {
         self.shared.state().refuse_new();
+        // Recovery can stop anywhere; the next start goes on with it.
+        self.shared.stop.cancel();
         self.shared.tasks.close();
         let drained = tokio::time::timeout(CLOSE_LIMIT, async {
             self.shared.tasks.wait().await;
@@ -299,6 +357,7 @@ impl Store {
             .await
             .take()
             .inspect(tokio::task::JoinHandle::abort);
+        self.shared.release_lock();
         match (&*stopped_by, in_time) {
             (StoreError::Fenced { number }, _) => Err(StoreError::Fenced { number: *number }),
             (_, true) => Ok(()),
@@ -313,6 +372,7 @@ impl Store {
             .state()
             .stats(tokio::time::Instant::now().into_std());
         stats.journal_puts = self.shared.journal_puts.load(Ordering::Relaxed);
+        stats.recovery = self.shared.recovery.borrow().stats;
         stats
     }
 }

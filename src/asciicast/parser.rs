@@ -6,10 +6,10 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::Deserialize;
-
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
+
+use crate::recording::hash::{ResumableSha256, SavedHash};
 
 /// Longest line that is parsed; a longer one is only counted and flagged. A 32 KiB read of a terminal makes at most 197 kB.
 pub const LINE_BYTES_MAX: usize = 1024 * 1024;
@@ -58,7 +58,7 @@ pub struct Facts {
     /// The header as sent, unknown keys included.
     pub header: Option<serde_json::Value>,
     /// SHA-256 of the text of all output events, joined, as UTF-8. `None` without a header, or when a
-    /// line was too long to be read.
+    /// line was too long to be read or is lost.
     pub transcript_sha256: Option<[u8; 32]>,
     /// In order of declaration, each at most once.
     pub flags: Vec<Flag>,
@@ -77,9 +77,25 @@ pub struct Parser {
     header: Option<Box<[u8]>>,
     event_count: u64,
     last_event_seconds: Option<f64>,
-    transcript: Sha256,
+    transcript: ResumableSha256,
     not_asciicast: bool,
     line_too_long: bool,
+    /// Bytes are missing: the transcript is not whole.
+    lost: bool,
+}
+
+/// A parser put down between two lines: JSON in a cut record.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct SavedParser {
+    skipping: bool,
+    past_header: bool,
+    header: Option<String>,
+    event_count: u64,
+    last_event_seconds: Option<f64>,
+    transcript: SavedHash,
+    not_asciicast: bool,
+    line_too_long: bool,
+    lost: bool,
 }
 
 impl Parser {
@@ -100,6 +116,62 @@ impl Parser {
             self.handle_line_end(line);
         }
         self.hold(unfinished);
+    }
+
+    /// Bytes are missing here: what follows is read from the next line on.
+    pub fn handle_gap(&mut self) {
+        self.line = Vec::new();
+        // Where in a line the stream goes on is not known, so the rest of that line is left out.
+        self.skipping = true;
+        self.past_header = true;
+        self.lost = true;
+    }
+
+    /// Whether it can be put down here: it holds no part of a line.
+    #[must_use]
+    pub fn is_between_lines(&self) -> bool {
+        self.line.is_empty()
+    }
+
+    /// Puts it down; `None` in the middle of a line.
+    #[must_use]
+    pub fn save(&self) -> Option<SavedParser> {
+        if !self.is_between_lines() {
+            return None;
+        }
+        // A header is kept only if it is JSON, which is UTF-8.
+        let header = self
+            .header
+            .as_deref()
+            .map(|header| String::from_utf8(header.to_vec()));
+        Some(SavedParser {
+            skipping: self.skipping,
+            past_header: self.past_header,
+            header: header.transpose().ok()?,
+            event_count: self.event_count,
+            last_event_seconds: self.last_event_seconds,
+            transcript: self.transcript.save(),
+            not_asciicast: self.not_asciicast,
+            line_too_long: self.line_too_long,
+            lost: self.lost,
+        })
+    }
+
+    /// Takes it up; `None` when the saved parts contradict one another.
+    #[must_use]
+    pub fn resume(saved: &SavedParser) -> Option<Self> {
+        Some(Self {
+            line: Vec::new(),
+            skipping: saved.skipping,
+            past_header: saved.past_header,
+            header: saved.header.as_ref().map(|header| header.as_bytes().into()),
+            event_count: saved.event_count,
+            last_event_seconds: saved.last_event_seconds,
+            transcript: ResumableSha256::resume(&saved.transcript)?,
+            not_asciicast: saved.not_asciicast,
+            line_too_long: saved.line_too_long,
+            lost: saved.lost,
+        })
     }
 
     /// The bytes that a line needed so far; for tests of the memory bound.
@@ -126,8 +198,8 @@ impl Parser {
         Facts {
             event_count: self.event_count,
             last_event_seconds: self.last_event_seconds,
-            transcript_sha256: (self.header.is_some() && !self.line_too_long)
-                .then(|| self.transcript.finalize().into()),
+            transcript_sha256: (self.header.is_some() && !self.line_too_long && !self.lost)
+                .then(|| self.transcript.finalize()),
             header: self
                 .header
                 .and_then(|header| serde_json::from_slice(&header).ok()),
@@ -202,6 +274,16 @@ impl fmt::Debug for Parser {
             .debug_struct("Parser")
             .field("event_count", &self.event_count)
             .field("held_bytes", &self.held_bytes())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SavedParser {
+    /// Leaves the content out, as the parser's own does.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("SavedParser")
+            .field("event_count", &self.event_count)
             .finish_non_exhaustive()
     }
 }

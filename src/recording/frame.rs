@@ -217,6 +217,11 @@ impl<'a> Frame<'a> {
         self.plain_bytes
     }
 
+    /// How many bytes it takes in its object, all in all.
+    pub const fn encoded_bytes(&self) -> usize {
+        self.stored.len().saturating_add(FRAME_OVERHEAD_BYTES)
+    }
+
     /// The plain bytes.
     ///
     /// # Errors

@@ -4,12 +4,14 @@
 //! the uploader claims (`claimed`) and what the tailnet says (`uploader`) stand apart. Unknown fields are left to
 //! newer versions; a newer `version` is refused. Called by the store's writer and reader.
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::seal::HexDigest;
-use crate::access::Identity;
+use crate::access::{Identity, UserIdentity};
 use crate::ids::{RecorderId, RecordingId, StoreId};
 
 /// The version of this form.
@@ -21,6 +23,13 @@ pub const FLAG_COMPLETE: &str = "complete";
 /// The flag of a recording whose upload was cut off.
 pub const FLAG_INCOMPLETE: &str = "incomplete";
 
+/// The flag of a recording that was sealed after its recorder had stopped.
+pub const FLAG_RECOVERED: &str = "recovered";
+/// The flag of a recording of which bytes are lost: `gaps` says which.
+pub const FLAG_GAPS: &str = "gaps";
+/// The flag of a recording whose opening is lost: who uploaded it is not known.
+pub const FLAG_OPENING_LOST: &str = "opening_lost";
+
 /// Why bytes are not a manifest.
 #[derive(Debug, Error)]
 pub enum ManifestError {
@@ -30,8 +39,8 @@ pub enum ManifestError {
     /// Written by a newer version.
     #[error("the manifest's version {0} is unknown to this version")]
     UnknownVersion(u32),
-    /// Its segments do not follow one another, or do not add up.
-    #[error("the manifest's segments do not add up to its bytes")]
+    /// Its segments and gaps do not follow one another, or do not add up.
+    #[error("the manifest's segments and gaps do not add up to its bytes")]
     Segments,
     /// More than [`MANIFEST_BYTES_MAX`].
     #[error("the manifest has {0} bytes, the limit is {MANIFEST_BYTES_MAX}")]
@@ -63,9 +72,12 @@ pub struct Manifest {
     pub reason: String,
     /// `complete` or `incomplete`, and what else was noticed, sorted.
     pub flags: Vec<String>,
-    /// The length of the plain stream.
+    /// The length of the plain stream, with its gaps.
     pub bytes: u64,
-    /// SHA-256 of the plain stream.
+    /// What of the stream is lost, in order; empty but for a damaged journal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Gap>,
+    /// SHA-256 of the plain stream; with gaps, of what is left of it, joined.
     pub cast_sha256: HexDigest,
     /// The events of the asciicast.
     pub event_count: u64,
@@ -78,10 +90,41 @@ pub struct Manifest {
     /// The asciicast's header: what the uploader claims. Absent when there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claimed: Option<serde_json::Value>,
+    /// What the tailnet said of the node that the header claims as the person's; absent when nobody looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_node: Option<SourceNode>,
     /// `plain`: the stored segments, joined, are the stream.
     pub format: Format,
     /// The segments in order; at least one, even of an empty recording.
     pub segments: Vec<Segment>,
+}
+
+/// Bytes of the stream that are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// Where in the stream.
+    pub offset: u64,
+    /// How many; absent at the end of a recording of which nobody knows how long it was.
+    pub bytes: Option<u64>,
+}
+
+/// The person's node as the netmap knew it when the recording began: beside what the header claims of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceNode {
+    /// The StableID by which it was looked up: the header's claim.
+    pub stable_id: String,
+    /// Whether the netmap knew it; if not, the following are empty.
+    pub found: bool,
+    /// Its MagicDNS name.
+    pub node_name: String,
+    /// Who owns it; absent for a tagged node.
+    pub user: Option<UserIdentity>,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// Its tailnet addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Which fields of the header say otherwise.
+    pub mismatch: Vec<String>,
 }
 
 /// How segments are stored.
@@ -150,14 +193,36 @@ impl Manifest {
             .ok_or(ManifestError::Segments)
     }
 
+    /// Every byte of the stream stands in exactly one segment or one declared gap.
     fn adds_up(&self) -> bool {
-        let end = self.segments.iter().try_fold(0_u64, |end, segment| {
-            let follows = segment.plain_offset == end;
-            follows
-                .then(|| end.checked_add(segment.plain_bytes))
-                .flatten()
-        });
-        !self.segments.is_empty() && end == Some(self.bytes)
+        let mut gaps = self.gaps.iter().peekable();
+        let mut end = Some(0_u64);
+        let mut past_gaps = |mut end: Option<u64>| {
+            while let (Some(at), Some(gap)) = (end, gaps.peek()) {
+                // Only the last gap may be of unknown length; nothing can follow it.
+                if gap.offset != at || gap.bytes == Some(0) {
+                    break;
+                }
+                end = gap.bytes.map_or(Some(at), |bytes| at.checked_add(bytes));
+                let known = gap.bytes.is_some();
+                gaps.next();
+                if !known {
+                    break;
+                }
+            }
+            end
+        };
+        for segment in &self.segments {
+            if end != Some(segment.plain_offset) {
+                end = past_gaps(end);
+            }
+            if end != Some(segment.plain_offset) {
+                return false;
+            }
+            end = segment.plain_offset.checked_add(segment.plain_bytes);
+        }
+        end = past_gaps(end);
+        !self.segments.is_empty() && end == Some(self.bytes) && gaps.next().is_none()
     }
 }
 
@@ -204,6 +269,7 @@ mod tests {
             reason: "end of body".into(),
             flags: vec![FLAG_COMPLETE.into()],
             bytes: 6,
+            gaps: vec![],
             cast_sha256: digest("5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"),
             event_count: 0,
             transcript_sha256: None,
@@ -216,6 +282,7 @@ mod tests {
                 capabilities: BTreeMap::new(),
             },
             claimed: Some(serde_json::json!({"version": 2})),
+            source_node: None,
             format: Format::Plain,
             segments: vec![Segment {
                 name: "recordings/nAbCdEfCNTRL/2026-11-20/101500.123Z-aaaqeayeaudaocaj.mzxw6ytb.0.cast".into(),
@@ -258,6 +325,48 @@ mod tests {
                 Err(ManifestError::Segments)
             ));
         }
+    }
+
+    #[test]
+    fn gaps_fill_exactly_what_the_segments_leave_out() {
+        let with = |gaps: &[(u64, Option<u64>)], segments: &[(u64, u64)], bytes| {
+            let mut with = manifest();
+            let segment = with.segments[0].clone();
+            with.segments = segments
+                .iter()
+                .map(|(plain_offset, plain_bytes)| Segment {
+                    plain_offset: *plain_offset,
+                    plain_bytes: *plain_bytes,
+                    ..segment.clone()
+                })
+                .collect();
+            with.gaps = gaps
+                .iter()
+                .map(|(offset, bytes)| Gap {
+                    offset: *offset,
+                    bytes: *bytes,
+                })
+                .collect();
+            with.bytes = bytes;
+            Manifest::decode(&with.encode().unwrap()).is_ok()
+        };
+        assert!(with(&[(0, Some(2))], &[(2, 4)], 6), "at the start");
+        assert!(with(&[(2, Some(1))], &[(0, 2), (3, 3)], 6), "in the middle");
+        assert!(with(&[(4, Some(2))], &[(0, 4)], 6), "at the end");
+        assert!(
+            with(&[(4, None)], &[(0, 4)], 4),
+            "at the end, nobody knows how much"
+        );
+        assert!(with(&[(0, Some(6))], &[(0, 0)], 6), "all of it");
+        assert!(!with(&[(2, Some(2))], &[(0, 2), (3, 3)], 6), "too long");
+        assert!(!with(&[(1, Some(1))], &[(0, 2), (3, 3)], 6), "elsewhere");
+        assert!(!with(&[], &[(0, 2), (3, 3)], 6), "undeclared");
+        assert!(
+            !with(&[(2, None)], &[(0, 2), (3, 3)], 6),
+            "unknown in the middle"
+        );
+        assert!(!with(&[(3, Some(9))], &[(0, 6)], 6), "declared and there");
+        assert!(!with(&[(0, Some(0))], &[(0, 6)], 6), "of nothing");
     }
 
     #[test]

@@ -60,6 +60,11 @@ impl Objects {
         &*self.store
     }
 
+    /// Where the objects are on a local disk, if they are.
+    pub(super) fn disk_root(&self) -> Option<std::path::PathBuf> {
+        self.disk.as_ref()?.root().map(std::path::Path::to_path_buf)
+    }
+
     /// Fsyncs an object and every directory on the way to it, if there is a disk below: a create answers for the
     /// directories that it made itself, not for those that it found. Their maker may still be at its fsync, or have died before.
     ///

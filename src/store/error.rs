@@ -50,6 +50,20 @@ pub enum StoreError {
         /// What became of a third.
         later: &'static str,
     },
+    /// A listing did not show an object that had just been created: recovery would overlook what a crash has left.
+    #[error(
+        "the backend's listing does not show {name}, which was just created: recovery cannot find what a crash leaves"
+    )]
+    ListIsStale {
+        /// The object.
+        name: String,
+    },
+    /// An epoch of the journal has events that nobody has taken.
+    #[error("journal object {name} has events that are not rolled yet")]
+    EventsLeft {
+        /// The journal object.
+        name: String,
+    },
     /// An object could not be read, written or removed.
     #[error("{step} {name}")]
     Object {

@@ -7,17 +7,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, watch};
 
 use super::error::StoreError;
-use super::writer::{self, SealOrder};
+use super::writer::{self, Received, SealOrder};
 use super::{Store, state};
 use crate::access::Identity;
 use crate::ids::{RecordingId, StreamOffset};
 use crate::recording::frame::FRAME_PLAIN_BYTES_MAX;
-use crate::recording::manifest::rfc3339;
+use crate::recording::records::{CloseRecord, OpenRecord};
 use crate::recording::seal::HexDigest;
 
 /// How much of an end's reason is kept: it may quote a peer.
@@ -71,32 +70,11 @@ pub struct SealedRecording {
     pub sha256: [u8; 32],
 }
 
-/// The JSON in an `open` frame.
-#[derive(Serialize)]
-struct OpenRecord<'a> {
-    uploader: &'a Identity,
-    endpoint: &'a str,
-    #[serde(with = "rfc3339")]
-    received_at: Timestamp,
-}
-
-/// The JSON in a `close` frame: what the stream itself does not tell.
-#[derive(Debug, Serialize, Deserialize)]
-struct CloseRecord {
-    clean: bool,
-    reason: String,
-    #[serde(with = "rfc3339")]
-    ended_at: Timestamp,
-    bytes: u64,
-    cast_sha256: HexDigest,
-    flags: Vec<String>,
-}
-
 /// The one writer of a recording.
 pub struct RecordingHandle {
     store: Store,
     id: RecordingId,
-    opening: Arc<Opening>,
+    opening: Arc<OpenRecord>,
     share: Arc<Semaphore>,
     durable: watch::Receiver<Durable>,
     received: u64,
@@ -110,12 +88,12 @@ impl RecordingHandle {
         id: RecordingId,
         opening: Opening,
     ) -> Result<Self, StoreError> {
-        let record = OpenRecord {
-            uploader: &opening.uploader,
-            endpoint: opening.endpoint,
+        let opening = Arc::new(OpenRecord {
+            uploader: opening.uploader,
+            endpoint: opening.endpoint.into(),
             received_at: opening.received_at,
-        };
-        let record = serde_json::to_vec(&record).map_err(|source| StoreError::Json {
+        });
+        let record = serde_json::to_vec(&*opening).map_err(|source| StoreError::Json {
             what: "an opening",
             source,
         })?;
@@ -132,7 +110,6 @@ impl RecordingHandle {
                 .min(Semaphore::MAX_PERMITS),
         ));
         let durable = store.shared.state().begin(id, record, Arc::clone(&share))?;
-        let opening = Arc::new(opening);
         Ok(Self {
             store,
             id,
@@ -236,16 +213,18 @@ impl RecordingHandle {
             id: self.id,
             opening: Arc::clone(&self.opening),
             end,
-            received: StreamOffset(self.received),
-            received_sha256: sha256,
+            received: Received {
+                bytes: StreamOffset(self.received),
+                sha256,
+            },
         };
-        let store = self.store.clone();
+        let shared = Arc::clone(&self.store.shared);
         let seal = async move {
             // Resolves when the close frame is committed, or when it never will be: the state says which.
             if let Some(closed) = closed {
                 drop(closed.await);
             }
-            writer::seal(&store, order).await
+            writer::seal(&shared, order).await
         };
         Ok(self
             .store

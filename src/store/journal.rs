@@ -15,7 +15,7 @@ use super::create::{Created, Patience, RETRY_PAUSE};
 use super::error::StoreError;
 use super::pace::Pace;
 use super::state::{BatchItem, ObjectPlace};
-use super::{Shared, layout};
+use super::{Shared, layout, recovery};
 use crate::ids::{EpochId, JournalNumber, LogKey, RecorderId, RecordingId, StoreId, StreamOffset};
 use crate::recording::compression::Compressor;
 use crate::recording::frame::{FRAME_PLAIN_BYTES_MAX, FrameKind};
@@ -23,6 +23,7 @@ use crate::recording::journal_object::{
     OBJECT_BYTES_MAX, OBJECT_HEADER_BYTES, OBJECT_TRAILER_BYTES, ObjectDigest, ObjectError,
     ObjectHeader, ObjectWriter,
 };
+use crate::recording::records::FenceReason;
 
 /// What the frames of one object may take, unpacked.
 const BATCH_BYTES_MAX: usize = OBJECT_BYTES_MAX - OBJECT_HEADER_BYTES - OBJECT_TRAILER_BYTES;
@@ -32,6 +33,8 @@ const ENCODE_INLINE_BYTES_MAX: usize = 64 * 1024;
 const CLAIM_TRIES: u32 = 3;
 /// How many objects one commit may trim: the rest goes with the next.
 const TRIM_AT_ONCE_MAX: u64 = 256;
+/// How often the fence of a clean close is tried.
+const CLOSE_TRIES: u32 = 3;
 
 /// The JSON in an opener, object 0 of an epoch.
 #[derive(Debug, Serialize, Deserialize)]
@@ -103,6 +106,42 @@ impl Committer {
                 );
                 self.shared.state().halt(error, &self.shared.space);
                 return;
+            }
+        }
+        self.close_epoch().await;
+    }
+
+    /// The last act: our own fence, so that the next start has nothing to take over. What it says of the oldest object that is
+    /// needed is what recovery relies on; without the fence recovery makes one.
+    async fn close_epoch(&mut self) {
+        let number = self.epoch.next;
+        let oldest_needed = self.shared.state().oldest_needed(self.epoch.index, number);
+        let header = ObjectHeader {
+            recorder: self.shared.config.recorder(),
+            epoch: self.epoch.id,
+            number,
+            previous: self.epoch.previous,
+            oldest_needed,
+        };
+        let name = layout::journal_object(&header.recorder, &header.epoch, number);
+        let fence = recovery::fence_object(&self.shared, &header, FenceReason::Closed);
+        let created = match &fence {
+            Ok((bytes, _)) => {
+                let patience = Patience::Tries(CLOSE_TRIES);
+                let sends = &self.shared.journal_puts;
+                let created = self.shared.objects.create(&name, bytes, patience, sends);
+                created.await.map_err(|error| error.with_causes())
+            }
+            Err(error) => Err(error.with_causes()),
+        };
+        match created {
+            // If we stop here: the epoch is closed; the objects that are not needed go at the next start.
+            Ok(Created::Durable) => while self.trim(oldest_needed.min(number)) {},
+            Ok(Created::Different(_) | Created::Poisoned(_)) => {
+                tracing::warn!(%name, "the epoch is not closed by its own fence; the next start closes it");
+            }
+            Err(error) => {
+                tracing::warn!(%name, error, "the epoch has no fence yet; the next start makes one");
             }
         }
     }
@@ -261,11 +300,12 @@ impl Committer {
     }
 
     /// Removes what a durable object says is not needed: never the opener, never what only memory says.
-    fn trim(&mut self, oldest_needed: JournalNumber) {
+    /// True when something is left to trim.
+    fn trim(&mut self, oldest_needed: JournalNumber) -> bool {
         let from = self.epoch.trimmed.max(JournalNumber::OPENER.next()).0;
         let to = oldest_needed.0.min(from.saturating_add(TRIM_AT_ONCE_MAX));
         if from >= to {
-            return;
+            return false;
         }
         self.epoch.trimmed = JournalNumber(to);
         let (shared, epoch) = (Arc::clone(&self.shared), self.epoch.id);
@@ -282,6 +322,7 @@ impl Committer {
             }
         };
         self.shared.tasks.spawn_on(removal, &self.shared.runtime);
+        to < oldest_needed.0
     }
 }
 
@@ -335,6 +376,15 @@ fn push_frames(
         )?;
         offset = offset.saturating_add(u64::try_from(piece.len()).unwrap_or_default());
     }
+    for record in &item.records {
+        writer.push(
+            Some(&mut *compressor),
+            record.kind,
+            item.id,
+            record.offset,
+            &record.bytes,
+        )?;
+    }
     if let Some(close) = &item.close {
         writer.push(
             Some(&mut *compressor),
@@ -360,6 +410,8 @@ async fn claim(
 ) -> Result<Epoch, StoreError> {
     let started_ms = u64::try_from((shared.wall_clock)().as_millisecond()).unwrap_or_default();
     let id = shared.draw(|rng| EpochId::random(started_ms, rng));
+    // Before it exists, so that our own recovery never takes it for a dead one.
+    shared.note_own_epoch(id);
     let recorder = shared.config.recorder();
     let record = OpenerRecord {
         version: 1,

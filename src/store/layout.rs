@@ -21,6 +21,12 @@ use crate::ids::{AttemptId, EpochId, JournalNumber, RecorderId, RecordingId};
 /// An escaped StableID longer than this is cut and gets a digest: file systems take names of 255 bytes.
 const UPLOADER_CHARS_MAX: usize = 120;
 const UPLOADER_CHARS_KEPT: usize = 80;
+/// The digits of a journal number: 10^10 commits at one a millisecond are four months of an epoch, and one a second 300 years.
+const NUMBER_DIGITS: usize = 10;
+
+pub(super) fn store() -> Path {
+    Path::from("store")
+}
 
 pub(super) fn store_id() -> Path {
     Path::from("store/id")
@@ -28,6 +34,31 @@ pub(super) fn store_id() -> Path {
 
 pub(super) fn probe(random: &RecordingId) -> Path {
     Path::from(format!("store/probe-{random}"))
+}
+
+pub(super) fn journal() -> Path {
+    Path::from("journal")
+}
+
+pub(super) fn epoch(recorder: &RecorderId, epoch: &EpochId) -> Path {
+    Path::from(format!("journal/{recorder}/{epoch}"))
+}
+
+/// Whose journal object `name` is, in which epoch, with which number; `None` when it is none.
+pub(super) fn journal_place_of(name: &Path) -> Option<(RecorderId, EpochId, JournalNumber)> {
+    let mut parts = name.as_ref().strip_prefix("journal/")?.split('/');
+    let (recorder, epoch, number) = (parts.next()?, parts.next()?, parts.next()?);
+    let well_formed = number.len() == NUMBER_DIGITS
+        && number.bytes().all(|byte| byte.is_ascii_digit())
+        && parts.next().is_none();
+    if !well_formed {
+        return None;
+    }
+    Some((
+        recorder.parse().ok()?,
+        epoch.parse().ok()?,
+        JournalNumber(number.parse().ok()?),
+    ))
 }
 
 pub(super) fn journal_of(recorder: &RecorderId) -> Path {
@@ -67,6 +98,20 @@ pub(super) fn segment(
 pub(super) fn manifest_of(name: &Path) -> Option<RecordingId> {
     let (_, id) = name.filename()?.strip_suffix(".json")?.rsplit_once('-')?;
     id.parse().ok()
+}
+
+/// The part of a name that a recording's manifest and segments share, and the attempt if it is a segment; `None` when it is
+/// neither.
+pub(super) fn parts_of(name: &Path) -> Option<(String, Option<AttemptId>)> {
+    if manifest_of(name).is_some() {
+        let base = name.as_ref().strip_suffix(".json")?;
+        return Some((base.into(), None));
+    }
+    let rest = name.as_ref().strip_suffix(".cast")?;
+    let (rest, index) = rest.rsplit_once('.')?;
+    let (base, attempt) = rest.rsplit_once('.')?;
+    let _index: u32 = index.parse().ok()?;
+    Some((base.into(), Some(attempt.parse().ok()?)))
 }
 
 fn recording(uploader: &str, received_at: Timestamp, id: &RecordingId) -> String {
@@ -127,6 +172,17 @@ mod tests {
             journal_object(&recorder, &epoch, JournalNumber(12)).as_ref(),
             "journal/fryock32azdpsitz6qt4pm4oom/1764000000123-caireeyuculbogazdinryhi6d4/0000000012"
         );
+        let place = (recorder, epoch, JournalNumber(12));
+        assert_eq!(
+            journal_place_of(&journal_object(&place.0, &place.1, place.2)),
+            Some(place)
+        );
+        assert_eq!(journal_place_of(&journal_of(&recorder)), None);
+        let named = manifest("x", at(), &id);
+        let base = named.as_ref().strip_suffix(".json").unwrap();
+        assert_eq!(parts_of(&named), Some((base.into(), None)));
+        let named = segment("x", at(), &id, &attempt, 7);
+        assert_eq!(parts_of(&named), Some((base.into(), Some(attempt))));
         assert_eq!(manifest_of(&manifest("x", at(), &id)), Some(id));
         assert_eq!(manifest_of(&segment("x", at(), &id, &attempt, 0)), None);
     }

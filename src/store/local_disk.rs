@@ -39,6 +39,9 @@ pub(crate) trait DiskSync: std::fmt::Debug + Send + Sync {
     ///
     /// A directory whose fsync failed can pass for clean, and its names for durable, until its next change.
     fn sync_anew<'a>(&'a self, name: &'a Path) -> BoxFuture<'a, io::Result<()>>;
+
+    /// Where the store is, if the operating system knows of it and can lock it.
+    fn root(&self) -> Option<&FsPath>;
 }
 
 /// A directory that holds a store.
@@ -119,6 +122,10 @@ impl DiskSync for LocalDisk {
 
     fn sync_anew<'a>(&'a self, name: &'a Path) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(self.sync_with(name, change))
+    }
+
+    fn root(&self) -> Option<&FsPath> {
+        Some(&self.root)
     }
 }
 

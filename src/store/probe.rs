@@ -1,11 +1,12 @@
 //! The backend proven at start, and the store's id made once.
 //!
-//! Invariant: no recorder writes to a backend that lets two creates of one object both succeed. Called by
+//! Invariant: no recorder writes to a backend that lets two creates of one object both succeed, or whose listing lags. Called by
 //! [`super::Store::open`].
 
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
+use futures_util::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutMode, PutOptions};
 use rand_chacha::ChaCha20Rng;
@@ -30,6 +31,7 @@ pub(super) async fn prove_create_is_exclusive(
     );
     let (one, other) = (one?, other?);
     let later = create_wins(objects, &name, b"later").await?;
+    let is_listed = is_listed(objects, &name).await?;
     // The proof is done: a probe that stays costs one small object.
     if let Err(error) = objects.store().delete(&name).await {
         tracing::warn!(%name, %error, "the probe object stays");
@@ -39,7 +41,37 @@ pub(super) async fn prove_create_is_exclusive(
         let later = if later { "won too" } else { "failed" };
         return Err(StoreError::CreateIsNotExclusive { winners, later });
     }
+    if !is_listed {
+        return Err(StoreError::ListIsStale {
+            name: name.to_string(),
+        });
+    }
     Ok(())
+}
+
+/// A listing is a hint to recovery, but a hint that must not lag: an epoch that it does not show is not looked for.
+async fn is_listed(objects: &Objects, name: &Path) -> Result<bool, StoreError> {
+    let prefix = layout::store();
+    let mut names = objects.store().list(Some(&prefix));
+    let listing = async {
+        while let Some(object) = names.try_next().await? {
+            if object.location == *name {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    match tokio::time::timeout(ANSWER_TIMEOUT, listing).await {
+        Ok(listed) => listed.map_err(|source| StoreError::Object {
+            step: "list",
+            name: prefix.to_string(),
+            source,
+        }),
+        Err(_) => Err(StoreError::Unanswered {
+            step: "list",
+            name: prefix.to_string(),
+        }),
+    }
 }
 
 async fn create_wins(

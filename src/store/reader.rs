@@ -10,7 +10,7 @@ use object_store::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::error::StoreError;
-use super::{Store, layout};
+use super::{Shared, Store, layout};
 use crate::ids::RecordingId;
 use crate::recording::manifest::{Manifest, Segment};
 use crate::recording::seal::{BLOCK_BYTES, HexDigest, SegmentDigests, SegmentHasher};
@@ -153,19 +153,13 @@ async fn read_block(
 }
 
 /// Reads a stored object through and hashes it.
-pub(super) async fn digests_of(store: &Store, name: &Path) -> Result<SegmentDigests, StoreError> {
+pub(super) async fn digests_of(shared: &Shared, name: &Path) -> Result<SegmentDigests, StoreError> {
     let failed = |source| StoreError::Object {
         step: "read",
         name: name.to_string(),
         source,
     };
-    let object = store
-        .shared
-        .objects
-        .store()
-        .get(name)
-        .await
-        .map_err(failed)?;
+    let object = shared.objects.store().get(name).await.map_err(failed)?;
     let mut pieces = object.into_stream();
     let mut hasher = SegmentHasher::default();
     while let Some(piece) = pieces.next().await {

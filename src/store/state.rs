@@ -16,10 +16,13 @@ use super::error::StoreError;
 use super::handle::Durable;
 use super::pace::Wish;
 use crate::ids::{JournalNumber, RecordingId, StreamOffset};
-use crate::recording::frame::{FRAME_OVERHEAD_BYTES, FRAME_PLAIN_BYTES_MAX};
+use crate::recording::frame::{FRAME_OVERHEAD_BYTES, FRAME_PLAIN_BYTES_MAX, FrameKind};
 
 /// How many recordings may be open or unsealed: bounds every table here, six times the goal of 10,000 sessions.
 const RECORDINGS_MAX: usize = 65_536;
+
+/// How many records of one recording may wait for a commit: more is a fault of the caller.
+const RECORDS_MAX: usize = 64;
 
 /// Buffer permits that pending bytes hold until they are committed.
 #[derive(Debug, Clone, Copy, Default)]
@@ -52,8 +55,19 @@ pub(super) struct BatchItem {
     pub(super) open: Option<Vec<u8>>,
     pub(super) offset: StreamOffset,
     pub(super) data: Vec<u8>,
+    /// In the order in which they were pushed; behind the data, before the close.
+    pub(super) records: Vec<Record>,
     pub(super) close: Option<Vec<u8>>,
     held: Permits,
+}
+
+/// A frame about a recording that is none of its bytes: a cut, a note.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) kind: FrameKind,
+    pub(super) offset: StreamOffset,
+    pub(super) bytes: Vec<u8>,
+    committed: oneshot::Sender<()>,
 }
 
 /// What a sealer needs to know of a recording.
@@ -82,6 +96,7 @@ pub(super) struct State {
 struct Entry {
     open: Option<Vec<u8>>,
     pending: Vec<u8>,
+    records: Vec<Record>,
     close: Option<Vec<u8>>,
     queued: bool,
     /// The offset of the first pending byte.
@@ -90,6 +105,8 @@ struct Entry {
     share: Arc<Semaphore>,
     durable: watch::Sender<Durable>,
     closed: Option<oneshot::Sender<()>>,
+    /// Its end was said; it may wait for its commit still.
+    ended: bool,
     spans: Vec<Span>,
 }
 
@@ -117,6 +134,7 @@ impl State {
         let entry = Entry {
             open: Some(open),
             pending: Vec::new(),
+            records: Vec::new(),
             close: None,
             queued: false,
             offset: StreamOffset(0),
@@ -124,6 +142,7 @@ impl State {
             share,
             durable,
             closed: None,
+            ended: false,
             spans: Vec::new(),
         };
         self.recordings.insert(id, entry);
@@ -175,6 +194,37 @@ impl State {
         let (sender, receiver) = oneshot::channel();
         entry.close = Some(record);
         entry.closed = Some(sender);
+        entry.ended = true;
+        if !std::mem::replace(&mut entry.queued, true) {
+            self.queue.push_back(id);
+        }
+        Some(receiver)
+    }
+
+    /// Takes a record about a recording: it is committed behind the bytes that were appended before it. The receiver
+    /// resolves when it is committed, or never will be. `None` when the recording has failed or has its end already,
+    /// when the record is larger than a frame, or when too many wait.
+    #[cfg_attr(not(test), expect(dead_code, reason = "cuts and notes push records"))]
+    pub(super) fn push_record(
+        &mut self,
+        id: RecordingId,
+        kind: FrameKind,
+        offset: StreamOffset,
+        bytes: Vec<u8>,
+    ) -> Option<oneshot::Receiver<()>> {
+        let entry = self.recordings.get_mut(&id).filter(|entry| {
+            entry.is_alive() && !entry.ended && entry.records.len() < RECORDS_MAX
+        })?;
+        if bytes.len() > FRAME_PLAIN_BYTES_MAX {
+            return None;
+        }
+        let (committed, receiver) = oneshot::channel();
+        entry.records.push(Record {
+            kind,
+            offset,
+            bytes,
+            committed,
+        });
         if !std::mem::replace(&mut entry.queued, true) {
             self.queue.push_back(id);
         }
@@ -233,6 +283,10 @@ impl State {
                 let end = StreamOffset(item.offset.0.saturating_add(added));
                 entry.durable.send_modify(|durable| durable.offset = end);
             }
+            for record in item.records {
+                // It fails when nobody waits any more, which changes nothing here.
+                let _nobody_waits = record.committed.send(());
+            }
             if item.close.is_some()
                 && let Some(closed) = entry.closed.take()
             {
@@ -262,6 +316,7 @@ impl State {
             entry.held = Permits::default();
             entry.share.close();
             (entry.open, entry.pending, entry.close) = (None, Vec::new(), None);
+            entry.records = Vec::new();
             entry.queued = false;
             entry
                 .durable
@@ -356,6 +411,11 @@ impl State {
     }
 }
 
+/// What a record of `bytes` takes in an object at most.
+fn framed(bytes: &[u8]) -> usize {
+    bytes.len().saturating_add(FRAME_OVERHEAD_BYTES)
+}
+
 impl Entry {
     fn is_alive(&self) -> bool {
         self.durable.borrow().failed.is_none()
@@ -363,37 +423,32 @@ impl Entry {
 
     /// Takes what fits into `room`; `None` when nothing does. Clears `queued` when all was taken.
     fn take(&mut self, id: RecordingId, room: &mut usize) -> Option<BatchItem> {
-        let open_bytes = self
-            .open
-            .as_ref()
-            .map_or(0, |open| open.len().saturating_add(FRAME_OVERHEAD_BYTES));
-        let close_bytes = self
-            .close
-            .as_ref()
-            .map_or(0, |close| close.len().saturating_add(FRAME_OVERHEAD_BYTES));
-        let room_for_data = room.checked_sub(open_bytes)?;
-        let data = self.take_data(room_for_data);
+        let mut left = room.checked_sub(self.open.as_deref().map_or(0, framed))?;
+        let data = self.take_data(left);
         let frames_bytes = data
             .len()
             .div_ceil(FRAME_PLAIN_BYTES_MAX)
             .saturating_mul(FRAME_OVERHEAD_BYTES);
-        let used = open_bytes
-            .saturating_add(data.len())
-            .saturating_add(frames_bytes);
-        let left = room.saturating_sub(used);
+        left = left.saturating_sub(data.len().saturating_add(frames_bytes));
         let all_data = self.pending.is_empty();
-        let close_fits = all_data && left >= close_bytes;
-        if !close_fits && data.is_empty() {
+        let records = if all_data {
+            self.take_records(&mut left)
+        } else {
+            Vec::new()
+        };
+        let close_fits = all_data
+            && self.records.is_empty()
+            && self
+                .close
+                .as_deref()
+                .is_some_and(|close| left >= framed(close));
+        if !close_fits && data.is_empty() && records.is_empty() {
             // Nothing but an opening would go: it waits for the next object.
             return None;
         }
         let close = if close_fits { self.close.take() } else { None };
-        *room = if close.is_some() {
-            left.saturating_sub(close_bytes)
-        } else {
-            left
-        };
-        self.queued = !(all_data && self.close.is_none());
+        *room = left.saturating_sub(close.as_deref().map_or(0, framed));
+        self.queued = !(all_data && self.records.is_empty() && self.close.is_none());
         // Permits of a part stay held until the rest is committed: a full buffer is the safe side.
         let held = if all_data {
             std::mem::take(&mut self.held)
@@ -411,9 +466,22 @@ impl Entry {
             open: self.open.take(),
             offset,
             data,
+            records,
             close,
             held,
         })
+    }
+
+    fn take_records(&mut self, room: &mut usize) -> Vec<Record> {
+        let mut fitting = 0_usize;
+        for record in &self.records {
+            let Some(left) = room.checked_sub(framed(&record.bytes)) else {
+                break;
+            };
+            *room = left;
+            fitting = fitting.saturating_add(1);
+        }
+        self.records.drain(..fitting).collect()
     }
 
     fn take_data(&mut self, room: usize) -> Vec<u8> {
@@ -449,6 +517,41 @@ mod tests {
         let batch = state.take_batch(10_000, tokio::time::Instant::now().into_std());
         let data: Vec<_> = batch.iter().map(|item| item.data.as_slice()).collect();
         assert_eq!(data, [b"one".as_slice(), b"two", b"three"]);
+        assert_eq!(state.commit_wish(), None);
+    }
+
+    #[test]
+    fn a_record_goes_behind_the_bytes_before_it_and_ahead_of_the_end() {
+        let mut state = state_with(&[&[b'a'; 300]]);
+        let id = RecordingId::from_bytes([0; 10]);
+        let push = |state: &mut State, bytes: usize| {
+            state.push_record(id, FrameKind::Cut, StreamOffset(300), vec![b'r'; bytes])
+        };
+        let mut committed = push(&mut state, 200).unwrap();
+        assert!(push(&mut state, FRAME_PLAIN_BYTES_MAX + 1).is_none());
+        assert!(state.close(id, b"{}".to_vec()).is_some());
+        assert!(push(&mut state, 1).is_none(), "its end was said");
+
+        let now = tokio::time::Instant::now().into_std();
+        // The first object has room for the bytes alone, the second for the record, the third for the end.
+        let shapes = [(300, 0, false), (0, 1, false), (0, 0, true)];
+        for ((bytes, records, closed), room) in shapes.into_iter().zip([400, 250, 250]) {
+            let batch = state.take_batch(room, now);
+            let item = &batch[0];
+            let shape = (item.data.len(), item.records.len(), item.close.is_some());
+            assert_eq!(shape, (bytes, records, closed));
+            assert!(committed.try_recv().is_err() || closed);
+            let place = Arc::new(ObjectPlace {
+                name: Path::from("object"),
+                number: JournalNumber(1),
+                epoch_index: 0,
+            });
+            let batch = batch.into_iter().map(|item| (item, 0..0)).collect();
+            state.settle(&place, batch, &Semaphore::new(0));
+            if records > 0 {
+                committed.try_recv().unwrap();
+            }
+        }
         assert_eq!(state.commit_wish(), None);
     }
 

@@ -4,5 +4,7 @@ mod durability;
 mod faults;
 mod faulty_store;
 mod power;
+mod process;
+mod recovery;
 mod sealing;
 mod world;

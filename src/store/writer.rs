@@ -1,59 +1,179 @@
-//! Seals a finished recording: journal frames to one segment, then the manifest.
+//! Seals a recording: journal frames to segments, then the manifest.
 //!
 //! Invariant: the manifest's create is the one commit point; what it names was read back from the store and is what was
 //! received; memory held is one part of a segment, whatever the recording's length. The order, and what is true if we
-//! stop at each step, is written in [`attempt`]. Called by `handle.rs` when an upload ends.
+//! stop at each step, is written in [`attempt`]. Called by `handle.rs` when an upload ends, and by recovery.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
+use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectStoreExt};
-use sha2::{Digest, Sha256};
 
 use super::create::{ANSWER_TIMEOUT, Created, Patience, RETRY_PAUSE};
 use super::error::StoreError;
-use super::handle::{End, Opening, SealedRecording};
-use super::state::{SealBasis, Span};
-use super::{Store, layout, reader};
-use crate::asciicast::parser::{Facts, Parser};
+use super::handle::{End, SealedRecording};
+use super::segments::{CREATE_TRIES, Progress, SegmentOwner, SegmentsWriter};
+use super::state::Span;
+use super::{Shared, layout};
+use crate::asciicast::parser::Facts;
 use crate::ids::{AttemptId, RecordingId, StreamOffset};
 use crate::recording::frame::{Frame, FrameError, FrameKind};
 use crate::recording::manifest::{
-    FLAG_COMPLETE, FLAG_INCOMPLETE, Format, MANIFEST_VERSION, Manifest, Segment,
+    FLAG_COMPLETE, FLAG_GAPS, FLAG_INCOMPLETE, Format, Gap, MANIFEST_VERSION, Manifest, SourceNode,
 };
-use crate::recording::seal::{HexDigest, SegmentDigests, SegmentHasher};
+use crate::recording::records::OpenRecord;
+use crate::recording::seal::HexDigest;
 
-/// What is held in memory and put at once: above the 5 MiB that S3 wants of a part.
-const PART_BYTES: usize = 8 * 1024 * 1024;
-/// How long one part, or the end of a multipart upload, may take.
-const PART_TIMEOUT: Duration = Duration::from_secs(60);
-/// How many attempts a seal has before its bytes are left to recovery.
+/// How many attempts a seal has before its uploader is told that it failed.
 const SEAL_TRIES: u32 = 3;
-/// How often one create of a seal is tried within an attempt.
-const CREATE_TRIES: u32 = 5;
+/// How long a failed seal rests before it is tried again: at first, and at most.
+const SEAL_PAUSE_MIN: Duration = Duration::from_secs(10);
+const SEAL_PAUSE_MAX: Duration = Duration::from_secs(600);
 
-/// What is to be sealed.
-#[derive(Debug)]
+/// What is to be sealed when an upload ends.
+#[derive(Debug, Clone)]
 pub(super) struct SealOrder {
     pub(super) id: RecordingId,
-    pub(super) opening: Arc<Opening>,
+    pub(super) opening: Arc<OpenRecord>,
     pub(super) end: End,
-    pub(super) received: StreamOffset,
-    pub(super) received_sha256: [u8; 32],
+    pub(super) received: Received,
 }
 
-/// Seals, with a new attempt after each failure. When this returns a recording, its manifest is durable.
-pub(super) async fn seal(store: &Store, order: SealOrder) -> Result<SealedRecording, StoreError> {
-    let shared = &store.shared;
+/// What an uploader sent, as its close says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Received {
+    pub(super) bytes: StreamOffset,
+    pub(super) sha256: [u8; 32],
+}
+
+/// A recording as it stands in the journal, with all that its manifest is to say.
+#[derive(Debug)]
+pub(super) struct SealJob {
+    pub(super) id: RecordingId,
+    pub(super) opening: Arc<OpenRecord>,
+    pub(super) end: End,
+    /// Where its frames are, in the order of their offsets; some may stand twice, but then whole.
+    pub(super) spans: Vec<Span>,
+    /// Where what can be read ends, gaps included.
+    pub(super) length: StreamOffset,
+    /// What the uploader sent; not known when the upload had no end.
+    pub(super) received: Option<Received>,
+    /// What is known to be lost, in order. Anything else that is missing is an error.
+    pub(super) gaps: Vec<Gap>,
+    pub(super) source_node: Option<SourceNode>,
+}
+
+/// What became of a seal.
+#[derive(Debug)]
+pub(super) enum Sealed {
+    /// Ours is the manifest.
+    Ours(SealedRecording),
+    /// Somebody else's was there first.
+    Theirs(SealedRecording),
+}
+
+impl Sealed {
+    pub(super) fn into_recording(self) -> SealedRecording {
+        match self {
+            Self::Ours(sealed) | Self::Theirs(sealed) => sealed,
+        }
+    }
+}
+
+/// Seals, with a new attempt after each failure. When this returns a recording, its manifest is durable. When it returns
+/// an error, the bytes stay in the journal, and it is tried again in the background while the process lives.
+pub(super) async fn seal(
+    shared: &Arc<Shared>,
+    order: SealOrder,
+) -> Result<SealedRecording, StoreError> {
     // Seals wait for one another, not for ever: each is bounded by its tries and time-outs.
-    let _turn = shared
+    let turn = shared
         .seals
         .acquire()
         .await
         .map_err(|_| StoreError::TaskLost)?;
+    let job = job_of(shared, &order)?;
+    let mut tries_left = SEAL_TRIES;
+    loop {
+        let result = attempt(shared, &job).await;
+        tries_left = tries_left.saturating_sub(1);
+        match result {
+            Ok(sealed) => {
+                forget(shared, order.id);
+                return Ok(sealed.into_recording());
+            }
+            Err(error) if tries_left == 0 || is_final(&error) => {
+                tracing::error!(recording = %order.id, error = &error as &dyn std::error::Error, "the seal failed; the bytes stay in the journal");
+                shared.state().note_seal_failed();
+                drop(turn);
+                if !is_final(&error) {
+                    retry_later(shared, order);
+                }
+                return Err(error);
+            }
+            Err(error) => {
+                tracing::warn!(recording = %order.id, error = &error as &dyn std::error::Error, "the seal failed; it will be tried again");
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Trying again cannot help: what was read is not what was written.
+fn is_final(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Mismatch { .. } | StoreError::RecordingFailed { .. }
+    )
+}
+
+fn forget(shared: &Shared, id: RecordingId) {
+    shared.state().forget_sealed(id);
+    shared.wake_committer.notify_one();
+}
+
+/// Tries a failed seal again, ever more rarely, until it succeeds or the store is closed. One task per failed seal; their
+/// number is that of the open recordings at most.
+fn retry_later(shared: &Arc<Shared>, order: SealOrder) {
+    let task_shared = Arc::clone(shared);
+    let stop = shared.stop.clone();
+    let retrying = async move {
+        let mut pause = SEAL_PAUSE_MIN;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = pause.saturating_mul(2).min(SEAL_PAUSE_MAX);
+            let Ok(_turn) = task_shared.seals.acquire().await else {
+                return;
+            };
+            let sealed = match job_of(&task_shared, &order) {
+                Ok(job) => attempt(&task_shared, &job).await,
+                Err(error) => Err(error),
+            };
+            match sealed {
+                Ok(_) => {
+                    tracing::info!(recording = %order.id, "a seal that had failed succeeded");
+                    return forget(&task_shared, order.id);
+                }
+                Err(error) if is_final(&error) => {
+                    tracing::error!(recording = %order.id, error = error.with_causes(), "the seal is given up; the bytes stay in the journal");
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(recording = %order.id, error = error.with_causes(), "the seal failed again");
+                }
+            }
+        }
+    };
+    // If we stop here: the bytes are in the journal, and the next start recovers them.
+    shared
+        .runtime
+        .spawn(stop.run_until_cancelled_owned(retrying));
+}
+
+fn job_of(shared: &Shared, order: &SealOrder) -> Result<SealJob, StoreError> {
     let basis = shared
         .state()
         .seal_basis(order.id)
@@ -69,80 +189,33 @@ pub(super) async fn seal(store: &Store, order: SealOrder) -> Result<SealedRecord
             source: Arc::clone(failed),
         });
     }
-    let mut tries_left = SEAL_TRIES;
-    loop {
-        let result = attempt(store, &order, &basis).await;
-        tries_left = tries_left.saturating_sub(1);
-        match result {
-            Ok(sealed) => {
-                shared.state().forget_sealed(order.id);
-                shared.wake_committer.notify_one();
-                return Ok(sealed);
-            }
-            Err(error) if tries_left == 0 || matches!(error, StoreError::Mismatch { .. }) => {
-                tracing::error!(recording = %order.id, error = &error as &dyn std::error::Error, "the seal is given up; the bytes stay in the journal");
-                shared.state().note_seal_failed();
-                return Err(error);
-            }
-            Err(error) => {
-                tracing::warn!(recording = %order.id, error = &error as &dyn std::error::Error, "the seal failed; it will be tried again");
-                tokio::time::sleep(RETRY_PAUSE).await;
-            }
-        }
-    }
+    Ok(SealJob {
+        id: order.id,
+        opening: Arc::clone(&order.opening),
+        end: order.end.clone(),
+        spans: basis.spans,
+        length: basis.durable.offset,
+        received: Some(order.received),
+        gaps: Vec::new(),
+        source_node: None,
+    })
 }
 
-async fn attempt(
-    store: &Store,
-    order: &SealOrder,
-    basis: &SealBasis,
-) -> Result<SealedRecording, StoreError> {
-    let shared = &store.shared;
+/// One attempt to seal.
+pub(super) async fn attempt(shared: &Shared, job: &SealJob) -> Result<Sealed, StoreError> {
     let attempt = shared.draw(AttemptId::random);
-    let opening = &order.opening;
-    let segment_name = layout::segment(
-        &opening.uploader.stable_id,
-        opening.received_at,
-        &order.id,
-        &attempt,
-        0,
-    );
-    let manifest_name =
-        layout::manifest(&opening.uploader.stable_id, opening.received_at, &order.id);
+    let opening = &job.opening;
+    let manifest_name = layout::manifest(&opening.uploader.stable_id, opening.received_at, &job.id);
     // If we stop here: every durable byte is in the journal, nothing else happened.
-    let (digests, cast_sha256, facts) =
-        write_segment(store, order.id, basis, &segment_name).await?;
-    // If we stop here: the segment is an orphan that nothing refers to; the journal still has the bytes.
-    let complete = basis.durable.offset == order.received;
-    if digests.stored_bytes != basis.durable.offset.0 {
-        return Err(StoreError::Mismatch {
-            recording: order.id,
-            what: "the length read back from the journal",
-        });
-    }
-    if complete && cast_sha256 != order.received_sha256 {
-        return Err(StoreError::Mismatch {
-            recording: order.id,
-            what: "what was read back from the journal",
-        });
-    }
-    if reader::digests_of(store, &segment_name).await? != digests {
-        return Err(StoreError::Mismatch {
-            recording: order.id,
-            what: "the stored segment",
-        });
-    }
-    // The manifest goes into the same directory, so its own create need not answer for those above.
-    shared.objects.sync(&segment_name).await?;
-    let manifest = manifest_of(
-        store,
-        order,
-        complete,
-        digests,
-        cast_sha256,
-        facts,
-        &segment_name,
-    );
+    let owner = SegmentOwner {
+        id: job.id,
+        opening,
+        attempt,
+    };
+    let writer = SegmentsWriter::new(shared, owner, Progress::default());
+    let progress = write_segments(shared, job, writer).await?;
+    // If we stop here: the segments are orphans that nothing refers to; the journal still has the bytes.
+    let manifest = manifest_of(shared, job, progress)?;
     let bytes = manifest.encode().map_err(|source| StoreError::Manifest {
         name: manifest_name.to_string(),
         source,
@@ -158,37 +231,59 @@ async fn attempt(
         )
         .await?;
     // If we stop here, and it is durable: the recording is sealed; its journal objects are no longer needed and recovery
-    // finds the manifest. If it is not, or not known to be: the segment must stay, for the manifest may name it.
+    // finds the manifest. If it is not, or not known to be: the segments must stay, for the manifest may name them.
     match created {
-        Created::Durable => Ok(sealed(&manifest_name, manifest)),
+        Created::Durable => Ok(Sealed::Ours(sealed(&manifest_name, manifest))),
         Created::Poisoned(source) => Err(StoreError::SyncFailed {
             name: manifest_name.to_string(),
             source,
         }),
         Created::Different(present) => {
-            let present = Manifest::decode(&present).map_err(|source| StoreError::Manifest {
-                name: manifest_name.to_string(),
-                source,
-            })?;
-            adopt(store, order.id, &manifest_name, present, &segment_name).await
+            let present = decode(&manifest_name, &present)?;
+            let own = manifest
+                .segments
+                .iter()
+                .map(|segment| Path::from(segment.name.as_str()));
+            adopt(shared, job.id, &manifest_name, present, own.collect()).await
         }
     }
 }
 
+fn decode(name: &Path, bytes: &[u8]) -> Result<Manifest, StoreError> {
+    Manifest::decode(bytes).map_err(|source| StoreError::Manifest {
+        name: name.to_string(),
+        source,
+    })
+}
+
+/// Looks whether somebody sealed the recording already, and makes sure that it lasts.
+pub(super) async fn adopt_if_sealed(
+    shared: &Shared,
+    id: RecordingId,
+    manifest_name: &Path,
+) -> Result<Option<SealedRecording>, StoreError> {
+    let Some(bytes) = shared.objects.read(manifest_name).await? else {
+        return Ok(None);
+    };
+    let manifest = decode(manifest_name, &bytes)?;
+    let sealed = adopt(shared, id, manifest_name, manifest, Vec::new()).await?;
+    Ok(Some(sealed.into_recording()))
+}
+
 /// Somebody sealed it, perhaps an earlier attempt of ours: theirs counts, ours goes.
 async fn adopt(
-    store: &Store,
+    shared: &Shared,
     id: RecordingId,
     manifest_name: &Path,
     manifest: Manifest,
-    own_segment: &Path,
-) -> Result<SealedRecording, StoreError> {
+    own_segments: Vec<Path>,
+) -> Result<Sealed, StoreError> {
     if manifest.recording_id != id {
         return Err(StoreError::ForeignObject {
             name: manifest_name.to_string(),
         });
     }
-    let objects = &store.shared.objects;
+    let objects = &shared.objects;
     // Its maker may have died between the link and the fsync of the directory.
     let segments = manifest
         .segments
@@ -197,15 +292,17 @@ async fn adopt(
     for name in segments.chain([manifest_name.clone()]) {
         objects.sync(&name).await?;
     }
-    // If we stop here: our segment is an orphan.
-    let is_named = manifest
-        .segments
-        .iter()
-        .any(|segment| segment.name == own_segment.as_ref());
-    if !is_named && let Err(error) = objects.store().delete(own_segment).await {
-        tracing::warn!(name = %own_segment, %error, "an unused segment stays");
+    // If we stop here: our segments are orphans.
+    for own in own_segments {
+        let is_named = manifest
+            .segments
+            .iter()
+            .any(|segment| segment.name == own.as_ref());
+        if !is_named && let Err(error) = objects.store().delete(&own).await {
+            tracing::warn!(name = %own, %error, "an unused segment stays");
+        }
     }
-    Ok(sealed(manifest_name, manifest))
+    Ok(Sealed::Theirs(sealed(manifest_name, manifest)))
 }
 
 fn sealed(manifest_name: &Path, manifest: Manifest) -> SealedRecording {
@@ -222,79 +319,83 @@ fn sealed(manifest_name: &Path, manifest: Manifest) -> SealedRecording {
     }
 }
 
-fn manifest_of(
-    store: &Store,
-    order: &SealOrder,
-    complete: bool,
-    digests: SegmentDigests,
-    cast_sha256: [u8; 32],
-    facts: Facts,
-    segment_name: &Path,
-) -> Manifest {
-    let clean = order.end.clean && complete;
-    let mut flags = order.end.flags.clone();
-    flags.extend(facts.flags.iter().map(ToString::to_string));
-    flags.push(
-        if clean {
-            FLAG_COMPLETE
-        } else {
-            FLAG_INCOMPLETE
-        }
-        .into(),
-    );
-    flags.sort_unstable();
-    flags.dedup();
-    Manifest {
+fn manifest_of(shared: &Shared, job: &SealJob, progress: Progress) -> Result<Manifest, StoreError> {
+    let mismatch = |what| StoreError::Mismatch {
+        recording: job.id,
+        what,
+    };
+    if progress.offset != job.length.0 {
+        return Err(mismatch("the length read back from the journal"));
+    }
+    if progress.gaps != job.gaps {
+        return Err(mismatch("what is missing in the journal"));
+    }
+    let cast_sha256 = progress.plain.finalize();
+    let complete = progress.gaps.is_empty()
+        && job
+            .received
+            .is_some_and(|received| received.bytes == job.length);
+    if complete
+        && job
+            .received
+            .is_some_and(|received| received.sha256 != cast_sha256)
+    {
+        return Err(mismatch("what was read back from the journal"));
+    }
+    let clean = job.end.clean && complete;
+    let facts = progress.parser.facts();
+    Ok(Manifest {
         version: MANIFEST_VERSION,
-        recording_id: order.id,
-        store_id: store.shared.store_id,
-        recorder: store.shared.config.recorder(),
-        endpoint: order.opening.endpoint.into(),
-        received_at: order.opening.received_at,
-        ended_at: order.end.ended_at,
+        recording_id: job.id,
+        store_id: shared.store_id,
+        recorder: shared.config.recorder(),
+        endpoint: job.opening.endpoint.clone(),
+        received_at: job.opening.received_at,
+        ended_at: job.end.ended_at,
         clean,
-        reason: order.end.reason.clone(),
-        flags,
-        bytes: digests.stored_bytes,
+        reason: job.end.reason.clone(),
+        flags: flags_of(job, &facts, clean),
+        bytes: job.length.0,
+        gaps: progress.gaps,
         cast_sha256: HexDigest(cast_sha256),
         event_count: facts.event_count,
         transcript_sha256: facts.transcript_sha256.map(HexDigest),
-        uploader: order.opening.uploader.clone(),
+        uploader: job.opening.uploader.clone(),
         claimed: facts.header,
+        source_node: job.source_node.clone(),
         format: Format::Plain,
-        segments: vec![Segment {
-            name: segment_name.to_string(),
-            plain_offset: 0,
-            plain_bytes: digests.stored_bytes,
-            stored_bytes: digests.stored_bytes,
-            sha256: digests.sha256,
-            blocks: digests.blocks,
-            root: digests.root,
-        }],
-    }
+        segments: progress.segments,
+    })
 }
 
-/// Streams the recording from the journal into one segment, which is durable when this returns.
-async fn write_segment(
-    store: &Store,
-    id: RecordingId,
-    basis: &SealBasis,
-    name: &Path,
-) -> Result<(SegmentDigests, [u8; 32], Facts), StoreError> {
-    let part_bytes = u64::try_from(PART_BYTES).unwrap_or(u64::MAX);
-    let mut sink = if basis.durable.offset.0 <= part_bytes {
-        SegmentSink::whole(store, name)
+fn flags_of(job: &SealJob, facts: &Facts, clean: bool) -> Vec<String> {
+    let mut flags = job.end.flags.clone();
+    flags.extend(facts.flags.iter().map(ToString::to_string));
+    let whole = if clean {
+        FLAG_COMPLETE
     } else {
-        SegmentSink::in_parts(store, name).await?
+        FLAG_INCOMPLETE
     };
-    let mut stored = SegmentHasher::default();
-    let mut plain = Sha256::new();
-    let mut parser = Parser::new();
-    let mut next = StreamOffset(0);
-    for span in &basis.spans {
-        let frames = read_span(store, span).await?;
+    flags.push(whole.into());
+    if !job.gaps.is_empty() {
+        flags.push(FLAG_GAPS.into());
+    }
+    flags.sort_unstable();
+    flags.dedup();
+    flags
+}
+
+/// Streams the recording from the journal into segments, which are durable and proven when this returns.
+async fn write_segments(
+    shared: &Shared,
+    job: &SealJob,
+    mut writer: SegmentsWriter<'_>,
+) -> Result<Progress, StoreError> {
+    let mut gaps = job.gaps.iter().peekable();
+    for span in &job.spans {
+        let frames = read_span(shared, span).await?;
         let wrong = |source| StoreError::ReadBack {
-            recording: id,
+            recording: job.id,
             name: span.object.name.to_string(),
             source,
         };
@@ -302,36 +403,41 @@ async fn write_segment(
         while !rest.is_empty() {
             let (frame, behind) = Frame::decode(rest).map_err(wrong)?;
             rest = behind;
-            if frame.recording != id {
+            if frame.recording != job.id {
                 return Err(wrong(FrameError::Malformed("recording")));
             }
-            if frame.kind != FrameKind::Data {
+            let end = frame
+                .offset
+                .0
+                .saturating_add(u64::from(frame.plain_bytes()));
+            // What a compaction has copied stands twice.
+            if frame.kind != FrameKind::Data || end <= writer.progress.offset {
                 continue;
             }
-            if frame.offset != next {
+            if let Some(gap) = gaps.next_if(|gap| gap.offset == writer.progress.offset) {
+                writer.skip(gap.bytes).await?;
+            }
+            if frame.offset.0 != writer.progress.offset {
                 return Err(wrong(FrameError::Malformed("offset")));
             }
-            let bytes = frame.plain().map_err(wrong)?;
-            next = StreamOffset(next.0.saturating_add(u64::from(frame.plain_bytes())));
-            plain.update(&bytes);
-            parser.handle_bytes(&bytes);
-            stored.update(&bytes);
-            sink.write(&bytes).await?;
+            let until = gaps.peek().map_or(job.length.0, |gap| gap.offset);
+            let expected = until.saturating_sub(writer.progress.offset);
+            writer
+                .write(&frame.plain().map_err(wrong)?, expected)
+                .await?;
         }
     }
-    sink.finish().await?;
-    Ok((stored.finish(), plain.finalize().into(), parser.facts()))
+    if let Some(gap) = gaps.next_if(|gap| gap.offset == writer.progress.offset) {
+        writer.skip(gap.bytes).await?;
+    }
+    writer.finish().await
 }
 
-async fn read_span(store: &Store, span: &Span) -> Result<Bytes, StoreError> {
+async fn read_span(shared: &Shared, span: &Span) -> Result<Bytes, StoreError> {
     let name = &span.object.name;
     let range = u64::from(span.bytes.start)..u64::from(span.bytes.end);
-    match tokio::time::timeout(
-        ANSWER_TIMEOUT,
-        store.shared.objects.store().get_range(name, range),
-    )
-    .await
-    {
+    let read = shared.objects.store().get_range(name, range);
+    match tokio::time::timeout(ANSWER_TIMEOUT, read).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(source)) => Err(StoreError::Object {
             step: "read",
@@ -340,103 +446,6 @@ async fn read_span(store: &Store, span: &Span) -> Result<Bytes, StoreError> {
         }),
         Err(_) => Err(StoreError::Unanswered {
             step: "read",
-            name: name.to_string(),
-        }),
-    }
-}
-
-/// Where a segment's bytes go: one create if they are few, else a multipart upload.
-struct SegmentSink<'a> {
-    store: &'a Store,
-    name: &'a Path,
-    held: Vec<u8>,
-    upload: Option<Box<dyn MultipartUpload>>,
-}
-
-impl<'a> SegmentSink<'a> {
-    fn whole(store: &'a Store, name: &'a Path) -> Self {
-        Self {
-            store,
-            name,
-            held: Vec::new(),
-            upload: None,
-        }
-    }
-
-    async fn in_parts(store: &'a Store, name: &'a Path) -> Result<Self, StoreError> {
-        // A multipart upload cannot say "if absent"; the attempt in the name is what keeps it apart from others.
-        let upload = answered(
-            "begin",
-            name,
-            store.shared.objects.store().put_multipart(name),
-        )
-        .await?;
-        Ok(Self {
-            upload: Some(upload),
-            ..Self::whole(store, name)
-        })
-    }
-
-    async fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.held.extend_from_slice(bytes);
-        while let Some(upload) = &mut self.upload
-            && self.held.len() >= PART_BYTES
-        {
-            let rest = self.held.split_off(PART_BYTES);
-            let part = std::mem::replace(&mut self.held, rest);
-            answered("write a part of", self.name, upload.put_part(part.into())).await?;
-        }
-        Ok(())
-    }
-
-    async fn finish(mut self) -> Result<(), StoreError> {
-        let Some(mut upload) = self.upload.take() else {
-            let bytes = Bytes::from(self.held);
-            let sends = AtomicU64::new(0);
-            let objects = &self.store.shared.objects;
-            return match objects
-                .create(self.name, &bytes, Patience::Tries(CREATE_TRIES), &sends)
-                .await?
-            {
-                Created::Durable => Ok(()),
-                Created::Different(_) => Err(StoreError::ForeignObject {
-                    name: self.name.to_string(),
-                }),
-                Created::Poisoned(source) => Err(StoreError::SyncFailed {
-                    name: self.name.to_string(),
-                    source,
-                }),
-            };
-        };
-        if !self.held.is_empty() {
-            answered(
-                "write a part of",
-                self.name,
-                upload.put_part(self.held.into()),
-            )
-            .await?;
-        }
-        // On a local disk this fsyncs the file and its directory before it answers.
-        answered("complete", self.name, upload.complete())
-            .await
-            .map(drop)
-    }
-}
-
-async fn answered<T>(
-    step: &'static str,
-    name: &Path,
-    answer: impl Future<Output = object_store::Result<T>>,
-) -> Result<T, StoreError> {
-    match tokio::time::timeout(PART_TIMEOUT, answer).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(source)) => Err(StoreError::Object {
-            step,
-            name: name.to_string(),
-            source,
-        }),
-        Err(_) => Err(StoreError::Unanswered {
-            step,
             name: name.to_string(),
         }),
     }

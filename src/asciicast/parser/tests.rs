@@ -1,6 +1,7 @@
 //! Facts from whole, cut, overlong and foreign streams.
 
 use proptest::prelude::*;
+use sha2::{Digest, Sha256};
 
 use super::*;
 
@@ -139,6 +140,63 @@ proptest! {
         let pieces: Vec<&[u8]> = at.windows(2).map(|ends| &stream[ends[0]..ends[1]]).collect();
         prop_assert_eq!(facts_of(&pieces), facts_of(&[&stream]));
     }
+}
+
+#[test]
+fn what_follows_a_gap_is_read_from_the_next_line_on() {
+    let mut parser = Parser::new();
+    parser.handle_bytes(HEADER);
+    parser.handle_bytes(b"[0.5,\"o\",\"a\"]\n[0.6,\"o\",\"los");
+    parser.handle_gap();
+    parser.handle_bytes(b"und\"]\n[0.7,\"o\",\"b\"]\n");
+    let facts = parser.facts();
+    assert_eq!((facts.event_count, facts.transcript_sha256), (2, None));
+    assert!(facts.header.is_some());
+    assert_eq!(facts.flags, []);
+
+    let mut headless = Parser::new();
+    headless.handle_gap();
+    headless.handle_bytes(b"er\":24}\n[0.7,\"o\",\"b\"]\n");
+    let facts = headless.facts();
+    assert_eq!(
+        (facts.event_count, facts.header, facts.flags),
+        (1, None, vec![])
+    );
+}
+
+proptest! {
+    #[test]
+    fn a_parser_put_down_between_lines_goes_on_as_if_it_had_not_been(
+        lines in prop::collection::vec(prop_oneof![
+            Just(HEADER.to_vec()),
+            prop::collection::vec(any::<u8>(), 0..40).prop_map(|mut line| { line.push(b'\n'); line }),
+            (0.0..1e6, any::<Vec<u8>>()).prop_map(|(time, data)| crate::asciicast::encode_event(time, "o", &data)),
+        ], 0..12),
+    ) {
+        let mut parser = Parser::new();
+        for line in &lines {
+            parser.handle_bytes(line);
+            let saved = serde_json::to_vec(&parser.save().unwrap()).unwrap();
+            parser = Parser::resume(&serde_json::from_slice(&saved).unwrap()).unwrap();
+        }
+        prop_assert_eq!(parser.facts(), facts_of(&[&lines.concat()]));
+    }
+}
+
+#[test]
+fn a_parser_is_put_down_within_a_line_only_while_it_skips_it() {
+    let mut parser = Parser::new();
+    parser.handle_bytes(HEADER);
+    parser.handle_bytes(b"[1,\"o\",\"");
+    assert_eq!(parser.save(), None);
+    parser.handle_bytes(&vec![b'x'; LINE_BYTES_MAX]);
+    let mut resumed = Parser::resume(&parser.save().unwrap()).unwrap();
+    resumed.handle_bytes(b"\"]\n[2,\"o\",\"after\"]\n");
+    let facts = resumed.facts();
+    assert_eq!(
+        (facts.event_count, facts.flags),
+        (1, vec![Flag::LineTooLong])
+    );
 }
 
 fn facts_of(pieces: &[&[u8]]) -> Facts {

@@ -249,6 +249,11 @@ impl DiskSync for ModelStore {
     fn sync_anew<'a>(&'a self, name: &'a Path) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(self.sync_with(name, true))
     }
+
+    /// No lock of an operating system: who lives is told by time alone, as on a network.
+    fn root(&self) -> Option<&std::path::Path> {
+        None
+    }
 }
 
 impl std::fmt::Display for ModelStore {

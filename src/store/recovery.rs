@@ -1,0 +1,343 @@
+//! After a crash, closes what was open by the normal path: fence the dead epoch, read its journal, seal, trim.
+//!
+//! Invariant: nothing of an epoch is read as final before its fence is durable, and nothing of it is removed before a
+//! durable marker says that all of it is sealed. Every step may fail or be the last: the next pass, or the next start, begins
+//! again and finds what was done. A task of [`super::Store::open`]; uploads do not wait for it.
+
+mod epoch;
+mod epochs;
+mod fencing;
+mod index;
+mod lock;
+mod orphans;
+mod tail;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::error::StoreError;
+use super::{Shared, Store};
+use crate::ids::{EpochId, JournalNumber, RecorderId, RecordingId};
+use epochs::Listed;
+pub(super) use fencing::fence_object;
+pub(super) use lock::{RecorderLock, hold_lock};
+use tail::Tail;
+
+/// How long one number of a foreign epoch must stand before its recorder is held for dead (store rule 11): three beats of
+/// a fleet's recorder were missed and a fourth is late.
+const TAKEOVER_AFTER: Duration = Duration::from_secs(90);
+/// How often the next number of a foreign epoch is asked for: three times within [`TAKEOVER_AFTER`].
+const WATCH_INTERVAL: Duration = Duration::from_secs(30);
+/// How many absences of the next number must have been seen, the first included.
+const ABSENCES_MIN: u32 = 4;
+/// The pause before a pass that failed is repeated: at first, and at most.
+const RETRY_PAUSE_MIN: Duration = Duration::from_secs(5);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(300);
+/// How often unused segments are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+/// How many epochs are watched at once; more are looked at when these are decided.
+const WATCHED_MAX: usize = 256;
+
+/// What recovery has come to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RecoveryState {
+    /// It runs, or waits to see whether a foreign recorder lives.
+    #[default]
+    Running,
+    /// Every dead epoch is closed and sealed.
+    Done,
+    /// The last pass failed; another follows.
+    Failed,
+}
+
+/// What recovery has found and done since the store was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RecoveryStats {
+    /// Where it stands.
+    pub state: RecoveryState,
+    /// Dead epochs that had something left to do.
+    pub epochs_found: u64,
+    /// Of these, the ones that got their fence from us.
+    pub epochs_fenced: u64,
+    /// Of these, the ones that are closed: sealed, marked, trimmed.
+    pub epochs_closed: u64,
+    /// Epochs of other recorders that live, or may.
+    pub epochs_foreign: u64,
+    /// Unsealed recordings that their journals had.
+    pub recordings_found: u64,
+    /// Recordings that we sealed.
+    pub recordings_sealed: u64,
+    /// Recordings of which a manifest existed before we came to it.
+    pub recordings_adopted: u64,
+    /// Recordings that had been sealed before the crash and of which the journal had remains.
+    pub recordings_dropped: u64,
+    /// The plain bytes of what we sealed.
+    pub bytes: u64,
+    /// Journal objects that were lost or damaged.
+    pub objects_damaged: u64,
+}
+
+/// What is watched: the counts, and why the last pass failed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Status {
+    pub(super) stats: RecoveryStats,
+    pub(super) failure: Option<Arc<StoreError>>,
+}
+
+impl Store {
+    /// Waits until every epoch that was dead when the store opened is closed. Foreign epochs count once it is known whether
+    /// their recorders live. Pending for ever while the backend fails, or after the store was closed: combine with a limit.
+    pub async fn recovered(&self) -> RecoveryStats {
+        let mut status = self.shared.recovery.subscribe();
+        let done = status.wait_for(|status| status.stats.state == RecoveryState::Done);
+        match done.await {
+            Ok(status) => status.stats,
+            // The sender lives in the store that we hold.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Why the last pass of recovery failed, if it did; it is tried again.
+    pub fn recovery_failure(&self) -> Option<Arc<StoreError>> {
+        self.shared.recovery.borrow().failure.clone()
+    }
+}
+
+/// Hands the events of a dead epoch over: when this returns, each of them is durable outside the journal, exactly once however
+/// often it is called with the same ones. An epoch whose events were not taken is never trimmed.
+///
+/// # Errors
+/// Any: recovery of the epoch is tried again later.
+#[expect(clippy::unused_async, reason = "rolling events is IO")]
+async fn recovered_events(
+    _shared: &Arc<Shared>,
+    name: &str,
+    events: Vec<Bytes>,
+) -> Result<(), StoreError> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::EventsLeft { name: name.into() })
+}
+
+/// One run of recovery: what it remembers between two passes.
+pub(super) struct Recovery {
+    shared: Arc<Shared>,
+    /// Epochs with nothing left to do.
+    closed: BTreeSet<EpochId>,
+    /// Foreign epochs that have no fence.
+    watched: BTreeMap<EpochId, Watched>,
+    /// Recordings that we sealed in epochs that are not closed yet: a second pass meets their manifests.
+    sealed: BTreeSet<RecordingId>,
+    found: BTreeSet<EpochId>,
+    swept: Option<Instant>,
+}
+
+struct Watched {
+    number: JournalNumber,
+    since: Instant,
+    absences: u32,
+    /// It moved, or its lock is held.
+    lives: bool,
+}
+
+/// What is known of a recorder.
+enum Holder {
+    /// Its epoch may be fenced. On a disk its lock is held meanwhile, so that others let it be.
+    Dead(Option<RecorderLock>),
+    Lives,
+    /// Not known yet.
+    Watched,
+}
+
+impl Recovery {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            closed: BTreeSet::new(),
+            watched: BTreeMap::new(),
+            sealed: BTreeSet::new(),
+            found: BTreeSet::new(),
+            swept: None,
+        }
+    }
+
+    /// Runs passes until the store is closed: at once, again while one fails, and as often as foreign recorders are watched.
+    pub(super) async fn run(mut self) {
+        let mut retry_pause = RETRY_PAUSE_MIN;
+        loop {
+            let pause = match self.pass().await {
+                Ok(undecided) => {
+                    retry_pause = RETRY_PAUSE_MIN;
+                    self.report(undecided, None);
+                    self.sweep_if_due(undecided).await;
+                    if self.watched.is_empty() {
+                        SWEEP_INTERVAL
+                    } else {
+                        WATCH_INTERVAL
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        error = error.with_causes(),
+                        "recovery failed; it will be tried again"
+                    );
+                    self.report(true, Some(Arc::new(error)));
+                    let pause = retry_pause;
+                    retry_pause = pause.saturating_mul(2).min(RETRY_PAUSE_MAX);
+                    pause
+                }
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// One pass over all epochs; true when it is not known of some whether their recorders live. An epoch that fails does not
+    /// hold up the others; its error is returned at the end.
+    async fn pass(&mut self) -> Result<bool, StoreError> {
+        let own = self.shared.config.recorder();
+        let mut failure = None;
+        let mut undecided = false;
+        for listed in epochs::list(&self.shared).await? {
+            if self.closed.contains(&listed.epoch) || self.shared.is_own_epoch(&listed.epoch) {
+                continue;
+            }
+            match self.look_at(&own, &listed).await {
+                Ok(Holder::Dead(lock)) => {
+                    let closed = self.close_epoch(&listed).await;
+                    drop(lock);
+                    failure = closed.err().or(failure);
+                }
+                Ok(Holder::Lives) => {}
+                Ok(Holder::Watched) => undecided = true,
+                Err(error) => failure = Some(error),
+            }
+        }
+        if failure.is_none() {
+            // Nothing is left half done, so no manifest of ours is met again.
+            self.sealed.clear();
+        }
+        failure.map_or(Ok(undecided), Err)
+    }
+
+    /// Whether the recorder of an epoch lives. Deciding wrongly costs a living recorder its epoch, and never a byte.
+    async fn look_at(&mut self, own: &RecorderId, listed: &Listed) -> Result<Holder, StoreError> {
+        if listed.recorder == *own {
+            // Whoever had our key before us is gone, or is to go.
+            return Ok(Holder::Dead(None));
+        }
+        let known = self
+            .watched
+            .get(&listed.epoch)
+            .map(|watched| watched.number);
+        let from = known.map_or(listed.newest, |number| number.max(listed.newest));
+        let tail = Tail::find(&self.shared, &listed.recorder, &listed.epoch, from).await?;
+        if tail.fence.is_some() {
+            self.watched.remove(&listed.epoch);
+            return Ok(Holder::Dead(None));
+        }
+        match lock::try_lock(&self.shared, &listed.recorder).await {
+            lock::Tried::Free(lock) => {
+                self.watched.remove(&listed.epoch);
+                return Ok(Holder::Dead(Some(lock)));
+            }
+            lock::Tried::Held => {
+                self.watch(listed.epoch, tail.number).lives = true;
+                return Ok(Holder::Lives);
+            }
+            lock::Tried::CannotTell => {}
+        }
+        if known.is_none() && self.watched.len() >= WATCHED_MAX {
+            return Ok(Holder::Watched);
+        }
+        let watched = self.watch(listed.epoch, tail.number);
+        if watched.absences >= ABSENCES_MIN && watched.since.elapsed() >= TAKEOVER_AFTER {
+            self.watched.remove(&listed.epoch);
+            return Ok(Holder::Dead(None));
+        }
+        Ok(if watched.lives {
+            Holder::Lives
+        } else {
+            Holder::Watched
+        })
+    }
+
+    /// The next number was absent once more.
+    fn watch(&mut self, epoch: EpochId, number: JournalNumber) -> &mut Watched {
+        let fresh = |lives| Watched {
+            number,
+            since: Instant::now(),
+            absences: 0,
+            lives,
+        };
+        let watched = self.watched.entry(epoch).or_insert_with(|| fresh(false));
+        if watched.number != number {
+            *watched = fresh(true);
+        }
+        watched.absences = watched.absences.saturating_add(1);
+        watched
+    }
+
+    async fn close_epoch(&mut self, listed: &Listed) -> Result<(), StoreError> {
+        let outcome = epoch::close(&self.shared, listed, &mut self.found, &mut self.sealed).await?;
+        self.closed.insert(listed.epoch);
+        if let epoch::Outcome::Closed(counts) = outcome {
+            tracing::info!(
+                recorder = %listed.recorder,
+                epoch = %listed.epoch,
+                recordings = counts.recordings_found,
+                "a dead epoch is closed"
+            );
+            self.shared.recovery.send_modify(|status| {
+                let stats = &mut status.stats;
+                let add = |to: &mut u64, more: u64| *to = to.saturating_add(more);
+                add(&mut stats.epochs_closed, 1);
+                add(&mut stats.recordings_found, counts.recordings_found);
+                add(&mut stats.recordings_adopted, counts.recordings_adopted);
+                add(&mut stats.recordings_dropped, counts.recordings_dropped);
+                add(&mut stats.objects_damaged, counts.objects_damaged);
+            });
+        }
+        Ok(())
+    }
+
+    fn report(&self, undecided: bool, failure: Option<Arc<StoreError>>) {
+        let foreign = u64::try_from(self.watched.len()).unwrap_or_default();
+        self.shared.recovery.send_modify(|status| {
+            status.stats.epochs_foreign = foreign;
+            status.stats.state = match (&failure, undecided) {
+                (Some(_), _) => RecoveryState::Failed,
+                (None, true) => RecoveryState::Running,
+                (None, false) => RecoveryState::Done,
+            };
+            status.failure = failure;
+        });
+    }
+
+    /// Unused segments cost room, not truth: a sweep that fails is for the log.
+    async fn sweep_if_due(&mut self, undecided: bool) {
+        let due = self
+            .swept
+            .is_none_or(|swept| swept.elapsed() >= SWEEP_INTERVAL);
+        if undecided || !due {
+            return;
+        }
+        self.swept = Some(Instant::now());
+        // With a living recorder beside us, a segment without a manifest may be a cut of its.
+        let alone = self.watched.is_empty();
+        if let Err(error) = orphans::sweep(&self.shared, alone).await {
+            tracing::warn!(error = error.with_causes(), "unused segments stay");
+        }
+    }
+}
+
+/// Where recovery says how it goes.
+pub(super) fn status() -> watch::Sender<Status> {
+    watch::Sender::new(Status::default())
+}

@@ -1,0 +1,82 @@
+//! Which epochs there are: a listing, taken as a hint.
+//!
+//! Invariant: what a listing does not show is not concluded to be absent; what it shows of an epoch only says where to begin
+//! asking. Memory held is a few numbers per epoch. Called by `recovery.rs`.
+
+use std::collections::BTreeMap;
+
+use futures_util::TryStreamExt;
+use object_store::path::Path;
+
+use super::super::error::StoreError;
+use super::super::{Shared, layout};
+use crate::ids::{EpochId, JournalNumber, RecorderId};
+
+/// How many epochs one pass looks at, the oldest first: 24 bytes and three numbers each. The rest comes with the next start.
+const EPOCHS_MAX: usize = 100_000;
+
+/// An epoch, as a listing shows it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Listed {
+    pub(super) recorder: RecorderId,
+    pub(super) epoch: EpochId,
+    /// The least and the greatest number that the listing shows, the opener left out of the first.
+    pub(super) oldest: Option<JournalNumber>,
+    pub(super) newest: JournalNumber,
+}
+
+/// Lists all epochs, in the order of their clocks.
+pub(super) async fn list(shared: &Shared) -> Result<Vec<Listed>, StoreError> {
+    let prefix = layout::journal();
+    let failed = |source| StoreError::Object {
+        step: "list",
+        name: layout::journal().to_string(),
+        source,
+    };
+    let mut epochs = BTreeMap::<(EpochId, RecorderId), Listed>::new();
+    let mut names = shared.objects.store().list(Some(&prefix));
+    while let Some(object) = names.try_next().await.map_err(failed)? {
+        let Some((recorder, epoch, number)) = layout::journal_place_of(&object.location) else {
+            continue;
+        };
+        let room = epochs.len() < EPOCHS_MAX || epochs.contains_key(&(epoch, recorder));
+        if !room {
+            continue;
+        }
+        let listed = epochs.entry((epoch, recorder)).or_insert(Listed {
+            recorder,
+            epoch,
+            oldest: None,
+            newest: number,
+        });
+        listed.newest = listed.newest.max(number);
+        if number != JournalNumber::OPENER {
+            listed.oldest = Some(listed.oldest.map_or(number, |oldest| oldest.min(number)));
+        }
+    }
+    Ok(epochs.into_values().collect())
+}
+
+/// The objects of one epoch that stand below `end`, but for the opener: what a trim is to remove.
+pub(super) async fn numbers_below(
+    shared: &Shared,
+    listed: &Listed,
+    end: JournalNumber,
+) -> Result<Vec<Path>, StoreError> {
+    let prefix = layout::epoch(&listed.recorder, &listed.epoch);
+    let names = shared.objects.store().list(Some(&prefix));
+    let below = names.try_filter_map(|object| async move {
+        let place = layout::journal_place_of(&object.location);
+        let is_below =
+            place.is_some_and(|(_, _, number)| number != JournalNumber::OPENER && number < end);
+        Ok(is_below.then_some(object.location))
+    });
+    below
+        .try_collect()
+        .await
+        .map_err(|source| StoreError::Object {
+            step: "list",
+            name: prefix.to_string(),
+            source,
+        })
+}

@@ -1,0 +1,138 @@
+//! Who lives and who is dead: another recorder's epoch is taken over by time, or at once where its lock is free.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::super::super::{RecoveryState, StoreConfig};
+use super::super::process::Process;
+use super::super::world::{Backend, World, durable_at};
+use super::{CAST, recording, recovered};
+use crate::ids::LogKey;
+
+/// The state directory is lost: the same machine comes back under another key.
+fn another_key(world: &World) -> StoreConfig {
+    StoreConfig {
+        log_key: LogKey::from_bytes([8; LogKey::BYTES]),
+        ..world.config.clone()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_foreign_epoch_is_taken_over_when_one_number_has_stood_for_90_seconds() {
+    let world = World::new(Backend::Memory).await;
+    let first = Process::start(&world, 1, None).await.unwrap();
+    let left = recording(&first.store, &[CAST]).await;
+    first.die();
+    let second = Process::start_as(&world, another_key(&world), 2, None)
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(89)).await;
+    let stats = second.store.stats().recovery;
+    assert_eq!(
+        (stats.state, stats.epochs_foreign),
+        (RecoveryState::Running, 1)
+    );
+    assert_eq!(world.names_with(".json").await, Vec::<String>::new());
+    let stats = recovered(&second.store).await;
+    assert_eq!((stats.epochs_fenced, stats.epochs_foreign), (1, 0));
+    assert_eq!(world.sealed_of(left.id()).await.1, CAST);
+    assert_eq!(world.journal_left().await, Vec::<String>::new());
+    // One number was asked for four times, and the listing for it never decided anything.
+    let asked = second.backend.log();
+    let asked = asked
+        .iter()
+        .filter(|step| step.starts_with("get journal/") && step.ends_with("/0000000002"));
+    assert!((4..=6).contains(&asked.count()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_foreign_recorder_that_commits_is_let_be_until_it_stops() {
+    let world = World::new(Backend::Memory).await;
+    let first = Process::start(&world, 1, None).await.unwrap();
+    let mut open = recording(&first.store, &[CAST]).await;
+    let second = Process::start_as(&world, another_key(&world), 2, None)
+        .await
+        .unwrap();
+    let mut sent = CAST.len() as u64;
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        open.append(Bytes::from_static(b"x")).await.unwrap();
+        sent += 1;
+        durable_at(&open, sent).await.unwrap();
+    }
+    let stats = recovered(&second.store).await;
+    assert_eq!(
+        (stats.epochs_found, stats.epochs_foreign),
+        (0, 1),
+        "{stats:?}"
+    );
+    first.die();
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert_eq!(world.sealed_of(open.id()).await.1.len() as u64, sent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_a_disk_a_free_lock_is_a_death_certificate_and_a_held_one_a_sign_of_life() {
+    let world = World::new(Backend::File).await;
+    let first = Process::start(&world, 1, None).await.unwrap();
+    let open = recording(&first.store, &[CAST]).await;
+    let second = Process::start_as(&world, another_key(&world), 2, None)
+        .await
+        .unwrap();
+    let stats = recovered(&second.store).await;
+    assert_eq!((stats.epochs_found, stats.epochs_foreign), (0, 1));
+    // Idle for an hour, and alive.
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(second.store.stats().recovery.epochs_found, 0);
+    second.store.close().await.unwrap();
+    first.die();
+    let start = tokio::time::Instant::now();
+    let third = Process::start_as(&world, another_key(&world), 3, None)
+        .await
+        .unwrap();
+    let stats = recovered(&third.store).await;
+    assert_eq!(stats.epochs_fenced, 1);
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "on a clock that moves when everybody waits"
+    );
+    assert_eq!(world.sealed_of(open.id()).await.1, CAST);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_recorders_that_recover_at_once_both_end_well() {
+    for steps in 0..40 {
+        let world = World::new(Backend::Memory).await;
+        let first = Process::start(&world, 1, None).await.unwrap();
+        let open = recording(&first.store, &[CAST, b"more"]).await;
+        let other = recording(&first.store, &[CAST]).await;
+        first.die();
+        // The one is frozen at some step of its recovery, the other goes all the way, and the one goes on.
+        let one = Process::start_as(&world, another_key(&world), 2, None)
+            .await
+            .unwrap();
+        one.backend
+            .strike(steps, super::super::process::Mishap::Freezes);
+        tokio::time::sleep(Duration::from_secs(150)).await;
+        let third = LogKey::from_bytes([9; LogKey::BYTES]);
+        let config = StoreConfig {
+            log_key: third,
+            ..world.config.clone()
+        };
+        let two = Process::start_as(&world, config, 3, None).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        one.backend.thaw();
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        two.store.close().await.unwrap();
+        drop(one.store.close().await);
+        assert_eq!(world.sealed().await.len(), 2);
+        assert_eq!(world.sealed_of(open.id()).await.1, [CAST, b"more"].concat());
+        assert_eq!(world.sealed_of(other.id()).await.1, CAST);
+        let last = Process::start_as(&world, another_key(&world), 4, None)
+            .await
+            .unwrap();
+        recovered(&last.store).await;
+        assert_eq!(world.journal_left().await, Vec::<String>::new(), "{steps}");
+    }
+}
