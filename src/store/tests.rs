@@ -7,4 +7,5 @@ mod power;
 mod process;
 mod recovery;
 mod sealing;
+mod sim;
 mod world;

@@ -23,11 +23,11 @@ use super::super::local_disk::DiskSync;
 use super::super::{Store, StoreConfig, StoreError, StoreUrl};
 use super::world::at;
 use crate::ids::LogKey;
-use audit::Objects;
-use ledger::{Ledger, Sender};
-use model_disk::{Kept, ModelDisk, Names, Strike};
-use model_store::ModelStore;
-use process::Process;
+pub(super) use audit::Objects;
+pub(super) use ledger::{Ledger, Sender};
+pub(super) use model_disk::{Kept, ModelDisk, Names, Strike};
+pub(super) use model_store::ModelStore;
+pub(super) use process::{Life, Process};
 
 /// What one fsync takes: enough for other tasks to run meanwhile.
 const FSYNC_TAKES: Duration = Duration::from_millis(2);

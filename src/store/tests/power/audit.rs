@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::ledger::Ledger;
@@ -187,6 +186,23 @@ impl Objects {
             sealed.gaps_flagged += u64::from(has("gaps"));
         }
         Ok(sealed)
+    }
+
+    /// Everything is sealed: no byte of a recording stands in the journal any more, but openers and fences do.
+    pub(in super::super) fn have_a_trimmed_journal(&self) -> Result<(), String> {
+        let journal = self.journal()?;
+        for ((recorder, epoch), numbers) in &journal.epochs {
+            if numbers.first() != Some(&0) {
+                return Err(format!("epoch {recorder}/{epoch} has lost its opener"));
+            }
+            if numbers.len() < 2 {
+                return Err(format!("epoch {recorder}/{epoch} has no fence"));
+            }
+        }
+        match journal.streams.keys().next() {
+            Some(id) => Err(format!("recording {id} is sealed and still in the journal")),
+            None => Ok(()),
+        }
     }
 }
 

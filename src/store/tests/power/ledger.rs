@@ -75,9 +75,9 @@ impl Sender {
             return false;
         }
         let id = self.handle.id();
-        let mut sent = self.ledger.sent();
-        sent.get_mut(&id).unwrap().bytes.extend_from_slice(&bytes);
-        drop(sent);
+        if let Some(sent) = self.ledger.sent().get_mut(&id) {
+            sent.bytes.extend_from_slice(&bytes);
+        }
         self.failed = self.handle.append(bytes).await.is_err();
         !self.failed
     }

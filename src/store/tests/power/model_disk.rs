@@ -149,6 +149,11 @@ impl ModelDisk {
         std::mem::take(&mut disk.struck)
     }
 
+    /// Whether it takes nothing until the power was off.
+    pub(in super::super) fn is_shut_down(&self) -> bool {
+        self.disk().shut_down
+    }
+
     pub(in super::super) fn fsyncs(&self) -> u64 {
         self.disk().fsyncs
     }
