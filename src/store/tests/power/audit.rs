@@ -155,22 +155,12 @@ impl Objects {
                 }
                 continue;
             };
-            let stream = self.stream(manifest)?;
-            let stored = stream.len() as u64;
             let has = |flag: &str| manifest.flags.iter().any(|present| present == flag);
-            if stored < sent.acked() {
-                return Err(format!(
-                    "recording {id}: {stored} bytes sealed of {} acked",
-                    sent.acked()
-                ));
-            }
-            if !sent.bytes.starts_with(&stream) {
-                return Err(format!("recording {id} is not what was sent"));
-            }
+            let sealed_to = self.sealed_to(manifest, &sent.bytes, sent.acked())?;
             if has("complete") == has("incomplete") {
                 return Err(format!("recording {id}: flags {:?}", manifest.flags));
             }
-            if has("complete") && !(sent.whole && stream.len() == sent.bytes.len()) {
+            if has("complete") && !(sent.whole && sealed_to == sent.bytes.len()) {
                 return Err(format!("recording {id} is not complete, but says so"));
             }
             if let Some(told) = &sent.sealed
@@ -186,6 +176,48 @@ impl Objects {
             sealed.gaps_flagged += u64::from(has("gaps"));
         }
         Ok(sealed)
+    }
+
+    /// Where the stored stream ends. Every byte of it is the one that was sent at its place; what is missing is not acked, and
+    /// the manifest says so.
+    fn sealed_to(&self, manifest: &Manifest, sent: &[u8], acked: u64) -> Result<usize, String> {
+        let id = manifest.recording_id;
+        let mut at = 0_u64;
+        let mut missing = Vec::new();
+        for segment in &manifest.segments {
+            if segment.plain_offset > at {
+                missing.push(at..segment.plain_offset);
+            }
+            at = segment.plain_offset;
+            let bytes = self.0.get(&segment.name);
+            let bytes = bytes.ok_or_else(|| format!("segment {} is gone", segment.name))?;
+            let start = usize::try_from(at).unwrap();
+            at += bytes.len() as u64;
+            if sent.get(start..usize::try_from(at).unwrap()) != Some(bytes) {
+                return Err(format!("recording {id} is not what was sent"));
+            }
+        }
+        if at < acked {
+            return Err(format!(
+                "recording {id}: {at} bytes sealed of {acked} acked"
+            ));
+        }
+        for missing in missing {
+            if missing.start < acked {
+                return Err(format!(
+                    "recording {id}: {missing:?} is lost of {acked} acked"
+                ));
+            }
+            let told = manifest.gaps.iter().any(|gap| {
+                gap.offset == missing.start && gap.bytes == Some(missing.end - missing.start)
+            });
+            if !told || !manifest.flags.iter().any(|flag| flag == "gaps") {
+                return Err(format!(
+                    "recording {id}: the gap {missing:?} is not flagged"
+                ));
+            }
+        }
+        Ok(usize::try_from(at).unwrap())
     }
 
     /// Everything is sealed: no byte of a recording stands in the journal any more, but openers and fences do.
