@@ -6,6 +6,7 @@
 //! commit point. Called by ingest (writing), the wiring (open, close) and whoever reads recordings back.
 
 mod create;
+mod cut;
 mod error;
 mod event;
 mod fence;
@@ -55,6 +56,9 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(25);
 /// How many recordings are sealed at once: each holds one part of a segment in memory.
 const SEALS_AT_ONCE_MAX: usize = 8;
 
+/// How many recordings are cut at once: each holds one part of a segment in memory, and slows no ack.
+const CUTS_AT_ONCE_MAX: usize = 2;
+
 /// Where recordings are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreUrl {
@@ -101,10 +105,15 @@ pub struct StoreConfig {
     pub buffer_bytes_max: usize,
     /// How many bytes of one upload may wait for a commit.
     pub upload_buffer_bytes_max: usize,
+    /// A segment ends with the first line behind so many stored bytes, or within a line that is too long to be read.
+    pub segment_bytes: u64,
+    /// Whether other recorders write to the same store: an idle one then commits an empty object every 20 s, so that they
+    /// do not take it for dead. On a local disk its lock says so without.
+    pub fleet: bool,
 }
 
 impl StoreConfig {
-    /// The default settings (design: 1 s, 64 MiB in all, 1 MiB per upload).
+    /// The default settings (design: 1 s, 64 MiB in all, 1 MiB per upload, segments of 16 MiB).
     pub fn new(url: StoreUrl, log_key: LogKey) -> Self {
         Self {
             url,
@@ -113,6 +122,8 @@ impl StoreConfig {
             commit_bytes: 4 * 1024 * 1024,
             buffer_bytes_max: 64 * 1024 * 1024,
             upload_buffer_bytes_max: 1024 * 1024,
+            segment_bytes: 16 * 1024 * 1024,
+            fleet: false,
         }
     }
 
@@ -141,6 +152,8 @@ pub struct StoreStats {
     pub sealed: u64,
     /// Seals that failed and were told to their uploads; their bytes stay in the journal, and they are tried again.
     pub seals_failed: u64,
+    /// Cuts committed: segments of recordings that still ran.
+    pub cuts: u64,
     /// What a crash had left, and what became of it.
     pub recovery: RecoveryStats,
     /// How long the commit in flight has been trying: the measure of a stalled store.
@@ -166,6 +179,8 @@ pub(crate) struct Shared {
     rng: Mutex<ChaCha20Rng>,
     wall_clock: fn() -> Timestamp,
     seals: Semaphore,
+    cuts: Semaphore,
+    cuts_made: AtomicU64,
     tasks: TaskTracker,
     /// Cancelled when the store closes: ends what need not come to its end.
     stop: CancellationToken,
@@ -216,6 +231,10 @@ impl Shared {
 
     fn keep_lock(&self, lock: RecorderLock) {
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
+    }
+
+    fn count_cut(&self) {
+        self.cuts_made.fetch_add(1, Ordering::Relaxed);
     }
 
     fn release_lock(&self) {
@@ -285,6 +304,8 @@ impl Store {
             rng: Mutex::new(rng),
             wall_clock,
             seals: Semaphore::new(SEALS_AT_ONCE_MAX),
+            cuts: Semaphore::new(CUTS_AT_ONCE_MAX),
+            cuts_made: AtomicU64::new(0),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             recovery: recovery::status(),
@@ -372,6 +393,7 @@ impl Store {
             .state()
             .stats(tokio::time::Instant::now().into_std());
         stats.journal_puts = self.shared.journal_puts.load(Ordering::Relaxed);
+        stats.cuts = self.shared.cuts_made.load(Ordering::Relaxed);
         stats.recovery = self.shared.recovery.borrow().stats;
         stats
     }

@@ -161,6 +161,12 @@ pub enum StoreError {
         /// Its size.
         bytes: usize,
     },
+    /// What was learned of the person's node is too large to be journalled.
+    #[error("the note about the person's node has {bytes} bytes as JSON")]
+    NoteTooLarge {
+        /// Its size.
+        bytes: usize,
+    },
     /// A record has no JSON form.
     #[error("write {what} as JSON")]
     Json {

@@ -9,13 +9,17 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
+use super::cut::{Cutter, Learned, cut_bytes};
 use super::error::StoreError;
 use super::writer::{self, Received, SealOrder};
 use super::{Store, state};
 use crate::access::Identity;
 use crate::ids::{RecordingId, StreamOffset};
-use crate::recording::frame::FRAME_PLAIN_BYTES_MAX;
+use crate::recording::frame::{FRAME_PLAIN_BYTES_MAX, FrameKind};
+use crate::recording::manifest::SourceNode;
 use crate::recording::records::{CloseRecord, OpenRecord};
 use crate::recording::seal::HexDigest;
 
@@ -79,6 +83,10 @@ pub struct RecordingHandle {
     durable: watch::Receiver<Durable>,
     received: u64,
     hasher: Sha256,
+    learned: Learned,
+    cutting: Option<JoinHandle<()>>,
+    /// Tells the cut in flight that the upload has ended.
+    cut_ended: CancellationToken,
     ended: bool,
 }
 
@@ -118,6 +126,9 @@ impl RecordingHandle {
             durable,
             received: 0,
             hasher: Sha256::new(),
+            learned: Learned::default(),
+            cutting: None,
+            cut_ended: CancellationToken::new(),
             ended: false,
         })
     }
@@ -173,7 +184,58 @@ impl RecordingHandle {
         self.received = self
             .received
             .saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        self.cut_if_due();
         Ok(())
+    }
+
+    /// Notes what the tailnet says of the person's node: it is journalled, and stands in the manifest. The last one counts.
+    ///
+    /// # Errors
+    /// [`StoreError::RecordingFailed`] once [`Durable::failed`] is set; [`StoreError::NoteTooLarge`].
+    pub fn note(&mut self, note: SourceNode) -> Result<(), StoreError> {
+        let record = serde_json::to_vec(&note).map_err(|source| StoreError::Json {
+            what: "a note",
+            source,
+        })?;
+        if record.len() > FRAME_PLAIN_BYTES_MAX {
+            return Err(StoreError::NoteTooLarge {
+                bytes: record.len(),
+            });
+        }
+        self.learned.set_source_node(note);
+        let offset = StreamOffset(self.received);
+        let shared = &self.store.shared;
+        let pushed = shared
+            .state()
+            .push_record(self.id, FrameKind::Note, offset, record);
+        shared.wake_committer.notify_one();
+        // Nobody waits for it: until it is committed the seal has it from memory, and a crash loses no acked byte by it.
+        pushed.map(drop).ok_or_else(|| self.failure())
+    }
+
+    /// Starts a cut when enough is durable behind the last one, and none is in flight.
+    fn cut_if_due(&mut self) {
+        let shared = &self.store.shared;
+        let last = self.learned.cut().map_or(0, |cut| cut.offset);
+        let durable = self.durable.borrow().offset.0;
+        let in_flight = self
+            .cutting
+            .as_ref()
+            .is_some_and(|task| !task.is_finished());
+        if durable.saturating_sub(last) < cut_bytes(shared)
+            || in_flight
+            || self.cut_ended.is_cancelled()
+        {
+            return;
+        }
+        let cutter = Cutter {
+            shared: Arc::clone(&self.store.shared),
+            id: self.id,
+            opening: Arc::clone(&self.opening),
+            learned: self.learned.clone(),
+            ended: self.cut_ended.clone(),
+        };
+        self.cutting = Some(self.store.shared.runtime.spawn(cutter.run()));
     }
 
     /// Ends the recording: commits what is pending, seals it, returns when the manifest is durable.
@@ -190,7 +252,7 @@ impl RecordingHandle {
     fn end(
         &mut self,
         mut end: End,
-    ) -> Result<tokio::task::JoinHandle<Result<SealedRecording, StoreError>>, StoreError> {
+    ) -> Result<JoinHandle<Result<SealedRecording, StoreError>>, StoreError> {
         self.ended = true;
         let kept = end.reason.floor_char_boundary(REASON_BYTES_MAX);
         end.reason.truncate(kept);
@@ -217,9 +279,16 @@ impl RecordingHandle {
                 bytes: StreamOffset(self.received),
                 sha256,
             },
+            learned: self.learned.clone(),
         };
         let shared = Arc::clone(&self.store.shared);
+        let cutting = self.cutting.take();
+        self.cut_ended.cancel();
         let seal = async move {
+            // A cut whose record is on its way is waited for: it may release what the seal would read.
+            if let Some(cutting) = cutting {
+                drop(cutting.await);
+            }
             // Resolves when the close frame is committed, or when it never will be: the state says which.
             if let Some(closed) = closed {
                 drop(closed.await);

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::ObjectStoreExt;
@@ -33,6 +34,8 @@ const ENCODE_INLINE_BYTES_MAX: usize = 64 * 1024;
 const CLAIM_TRIES: u32 = 3;
 /// How many objects one commit may trim: the rest goes with the next.
 const TRIM_AT_ONCE_MAX: u64 = 256;
+/// How often an idle recorder of a fleet commits an empty object (store rule 11): the others take over after 90 s without.
+const FLEET_BEAT: Duration = Duration::from_secs(20);
 /// How often the fence of a clean close is tried.
 const CLOSE_TRIES: u32 = 3;
 
@@ -156,6 +159,12 @@ impl Committer {
             let woken = self.shared.wake_committer.notified();
             match wish {
                 None if finishing => return false,
+                None if self.shared.config.fleet => {
+                    // An empty object says to the others that we live.
+                    if tokio::time::timeout(FLEET_BEAT, woken).await.is_err() {
+                        return true;
+                    }
+                }
                 None => woken.await,
                 Some(_) if finishing => return true,
                 Some(wish) => {

@@ -9,6 +9,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use sha2::{Digest, Sha256};
 
+use super::create::ANSWER_TIMEOUT;
 use super::error::StoreError;
 use super::{Shared, Store, layout};
 use crate::ids::RecordingId;
@@ -159,10 +160,18 @@ pub(super) async fn digests_of(shared: &Shared, name: &Path) -> Result<SegmentDi
         name: name.to_string(),
         source,
     };
-    let object = shared.objects.store().get(name).await.map_err(failed)?;
+    let unanswered = |_| StoreError::Unanswered {
+        step: "read",
+        name: name.to_string(),
+    };
+    let getting = tokio::time::timeout(ANSWER_TIMEOUT, shared.objects.store().get(name));
+    let object = getting.await.map_err(unanswered)?.map_err(failed)?;
     let mut pieces = object.into_stream();
     let mut hasher = SegmentHasher::default();
-    while let Some(piece) = pieces.next().await {
+    while let Some(piece) = tokio::time::timeout(ANSWER_TIMEOUT, pieces.next())
+        .await
+        .map_err(unanswered)?
+    {
         hasher.update(&piece.map_err(failed)?);
     }
     Ok(hasher.finish())

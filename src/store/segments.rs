@@ -1,7 +1,7 @@
 //! The stream of one recording on its way into segments: cut at 16 MiB between two lines, and at gaps.
 //!
 //! Invariant: each segment that is handed out stands in the store, durable, and its digests are those of the bytes that
-//! were written; memory held is one part of a segment. Called by `writer.rs`.
+//! were written; memory held is one part of a segment. Called by `writer.rs` and `cut.rs`.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -20,8 +20,6 @@ use crate::recording::manifest::{Gap, Segment};
 use crate::recording::records::OpenRecord;
 use crate::recording::seal::{SegmentDigests, SegmentHasher};
 
-/// A segment ends with the first line behind so many stored bytes, or within a line that is too long to be read.
-pub(super) const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 /// What is held in memory and put at once: above the 5 MiB that S3 wants of a part.
 const PART_BYTES: usize = 8 * 1024 * 1024;
 /// How long one part, or the end of a multipart upload, may take.
@@ -53,6 +51,10 @@ pub(super) struct SegmentsWriter<'a> {
     shared: &'a Shared,
     owner: SegmentOwner<'a>,
     pub(super) progress: Progress,
+    /// The index of the first segment of this attempt: behind those of earlier cuts.
+    first_index: usize,
+    /// Stop behind the first segment, for a cut.
+    only_one: bool,
     current: Option<Current>,
 }
 
@@ -71,14 +73,37 @@ impl<'a> SegmentsWriter<'a> {
             shared,
             owner,
             progress,
+            first_index: 0,
+            only_one: false,
             current: None,
         }
+    }
+
+    /// The same behind so many segments of earlier cuts.
+    pub(super) fn behind(self, first_index: usize) -> Self {
+        Self {
+            first_index,
+            ..self
+        }
+    }
+
+    /// The same, but it takes nothing behind the end of its first segment.
+    pub(super) fn for_one_segment(self) -> Self {
+        Self {
+            only_one: true,
+            ..self
+        }
+    }
+
+    /// Whether the one segment of a cut has ended.
+    pub(super) fn is_cut(&self) -> bool {
+        self.only_one && !self.progress.segments.is_empty()
     }
 
     /// Takes the next bytes of the stream; `expected` bytes stand before the next gap or the end, these included.
     pub(super) async fn write(&mut self, bytes: &[u8], expected: u64) -> Result<(), StoreError> {
         let mut rest = bytes;
-        while !rest.is_empty() {
+        while !rest.is_empty() && !self.is_cut() {
             let left = expected.saturating_sub(length(bytes).saturating_sub(length(rest)));
             let (piece, behind) = self.piece_of(rest);
             rest = behind;
@@ -104,7 +129,7 @@ impl<'a> SegmentsWriter<'a> {
 
     /// Ends the last segment. A recording has one at least, if an empty one.
     pub(super) async fn finish(mut self) -> Result<Progress, StoreError> {
-        if self.current.is_none() && self.progress.segments.is_empty() {
+        if self.current.is_none() && self.progress.segments.is_empty() && self.first_index == 0 {
             // All of it is a gap, or there was nothing: the empty segment stands at the start.
             self.current = Some(self.begin(0, 0).await?);
         }
@@ -134,9 +159,10 @@ impl<'a> SegmentsWriter<'a> {
     }
 
     fn is_full(&self) -> bool {
+        let full = self.shared.config.segment_bytes;
         self.current
             .as_ref()
-            .is_some_and(|current| current.stored_bytes >= SEGMENT_BYTES)
+            .is_some_and(|current| current.stored_bytes >= full)
     }
 
     /// What of `bytes` goes next: up to the limit, and from there to the end of a line.
@@ -145,7 +171,8 @@ impl<'a> SegmentsWriter<'a> {
             .current
             .as_ref()
             .map_or(0, |current| current.stored_bytes);
-        let room = usize::try_from(SEGMENT_BYTES.saturating_sub(stored)).unwrap_or(usize::MAX);
+        let room = usize::try_from(self.shared.config.segment_bytes.saturating_sub(stored))
+            .unwrap_or(usize::MAX);
         let until = if room > 0 {
             room
         } else {
@@ -174,7 +201,10 @@ impl<'a> SegmentsWriter<'a> {
     /// `expected` bytes are to come at most: few of them go in one create.
     async fn begin(&mut self, plain_offset: u64, expected: u64) -> Result<Current, StoreError> {
         let owner = self.owner;
-        let index = u32::try_from(self.progress.segments.len()).unwrap_or(u32::MAX);
+        let index = self
+            .first_index
+            .saturating_add(self.progress.segments.len());
+        let index = u32::try_from(index).unwrap_or(u32::MAX);
         let name = layout::segment(
             &owner.opening.uploader.stable_id,
             owner.opening.received_at,

@@ -3,6 +3,8 @@
 //! Invariant: a recording's durable offset moves only in [`State::settle`], which is called after its commit point.
 //! No IO and no clock in here; the lock around it is never held across an await. Called by `handle.rs`, `journal.rs`, `writer.rs`.
 
+mod release;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
@@ -204,7 +206,6 @@ impl State {
     /// Takes a record about a recording: it is committed behind the bytes that were appended before it. The receiver
     /// resolves when it is committed, or never will be. `None` when the recording has failed or has its end already,
     /// when the record is larger than a frame, or when too many wait.
-    #[cfg_attr(not(test), expect(dead_code, reason = "cuts and notes push records"))]
     pub(super) fn push_record(
         &mut self,
         id: RecordingId,

@@ -1,5 +1,6 @@
 //! The store on `memory://` and `file://`, whole and with faults: one suite for both.
 
+mod cuts;
 mod durability;
 mod faults;
 mod faulty_store;

@@ -4,6 +4,7 @@
 //! received; memory held is one part of a segment, whatever the recording's length. The order, and what is true if we
 //! stop at each step, is written in [`attempt`]. Called by `handle.rs` when an upload ends, and by recovery.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
 use super::create::{ANSWER_TIMEOUT, Created, Patience, RETRY_PAUSE};
+use super::cut::{self, Learned};
 use super::error::StoreError;
 use super::handle::{End, SealedRecording};
 use super::segments::{CREATE_TRIES, Progress, SegmentOwner, SegmentsWriter};
@@ -24,7 +26,7 @@ use crate::recording::frame::{Frame, FrameError, FrameKind};
 use crate::recording::manifest::{
     FLAG_COMPLETE, FLAG_GAPS, FLAG_INCOMPLETE, Format, Gap, MANIFEST_VERSION, Manifest, SourceNode,
 };
-use crate::recording::records::OpenRecord;
+use crate::recording::records::{CutRecord, OpenRecord};
 use crate::recording::seal::HexDigest;
 
 /// How many attempts a seal has before its uploader is told that it failed.
@@ -40,6 +42,7 @@ pub(super) struct SealOrder {
     pub(super) opening: Arc<OpenRecord>,
     pub(super) end: End,
     pub(super) received: Received,
+    pub(super) learned: Learned,
 }
 
 /// What an uploader sent, as its close says.
@@ -61,6 +64,8 @@ pub(super) struct SealJob {
     pub(super) length: StreamOffset,
     /// What the uploader sent; not known when the upload had no end.
     pub(super) received: Option<Received>,
+    /// The last committed cut, if any: the spans are needed from its offset on.
+    pub(super) cut: Option<Arc<CutRecord>>,
     /// What is known to be lost, in order. Anything else that is missing is an error.
     pub(super) gaps: Vec<Gap>,
     pub(super) source_node: Option<SourceNode>,
@@ -196,8 +201,9 @@ fn job_of(shared: &Shared, order: &SealOrder) -> Result<SealJob, StoreError> {
         spans: basis.spans,
         length: basis.durable.offset,
         received: Some(order.received),
+        cut: order.learned.cut(),
         gaps: Vec::new(),
-        source_node: None,
+        source_node: order.learned.source_node(),
     })
 }
 
@@ -212,8 +218,7 @@ pub(super) async fn attempt(shared: &Shared, job: &SealJob) -> Result<Sealed, St
         opening,
         attempt,
     };
-    let writer = SegmentsWriter::new(shared, owner, Progress::default());
-    let progress = write_segments(shared, job, writer).await?;
+    let progress = write_segments(shared, job, owner).await?;
     // If we stop here: the segments are orphans that nothing refers to; the journal still has the bytes.
     let manifest = manifest_of(shared, job, progress)?;
     let bytes = manifest.encode().map_err(|source| StoreError::Manifest {
@@ -385,52 +390,110 @@ fn flags_of(job: &SealJob, facts: &Facts, clean: bool) -> Vec<String> {
     flags
 }
 
-/// Streams the recording from the journal into segments, which are durable and proven when this returns.
+/// Streams the recording from the journal into segments, which are durable and proven when this returns: from its last cut on,
+/// behind the segments that the cut names.
 async fn write_segments(
     shared: &Shared,
     job: &SealJob,
-    mut writer: SegmentsWriter<'_>,
+    owner: SegmentOwner<'_>,
 ) -> Result<Progress, StoreError> {
-    let mut gaps = job.gaps.iter().peekable();
+    let (progress, before) = cut::resume(job.id, job.cut.as_deref())?;
+    let before = cut::prove(shared, job.id, before).await?;
+    let mut segments = SegmentsWriter::new(shared, owner, progress).behind(before.len());
+    let mut course = Course {
+        gaps: job.gaps.clone().into(),
+        length: job.length.0,
+    };
     for span in &job.spans {
-        let frames = read_span(shared, span).await?;
-        let wrong = |source| StoreError::ReadBack {
-            recording: job.id,
-            name: span.object.name.to_string(),
-            source,
-        };
-        let mut rest: &[u8] = &frames;
-        while !rest.is_empty() {
-            let (frame, behind) = Frame::decode(rest).map_err(wrong)?;
-            rest = behind;
-            if frame.recording != job.id {
-                return Err(wrong(FrameError::Malformed("recording")));
-            }
-            let end = frame
-                .offset
-                .0
-                .saturating_add(u64::from(frame.plain_bytes()));
-            // What a compaction has copied stands twice.
-            if frame.kind != FrameKind::Data || end <= writer.progress.offset {
-                continue;
-            }
-            if let Some(gap) = gaps.next_if(|gap| gap.offset == writer.progress.offset) {
-                writer.skip(gap.bytes).await?;
-            }
-            if frame.offset.0 != writer.progress.offset {
-                return Err(wrong(FrameError::Malformed("offset")));
-            }
-            let until = gaps.peek().map_or(job.length.0, |gap| gap.offset);
-            let expected = until.saturating_sub(writer.progress.offset);
-            writer
-                .write(&frame.plain().map_err(wrong)?, expected)
-                .await?;
+        copy_span(shared, job.id, span, &mut segments, &mut course).await?;
+    }
+    if let Some(gap) = course.gap_at(segments.progress.offset) {
+        segments.skip(gap.bytes).await?;
+    }
+    let mut progress = segments.finish().await?;
+    progress.segments = before.into_iter().chain(progress.segments).collect();
+    Ok(progress)
+}
+
+/// What is to come of a stream: the gaps, and where it ends.
+#[derive(Debug)]
+pub(super) struct Course {
+    gaps: VecDeque<Gap>,
+    length: u64,
+}
+
+impl Course {
+    /// Without gaps.
+    pub(super) const fn straight(length: u64) -> Self {
+        Self {
+            gaps: VecDeque::new(),
+            length,
         }
     }
-    if let Some(gap) = gaps.next_if(|gap| gap.offset == writer.progress.offset) {
-        writer.skip(gap.bytes).await?;
+
+    fn gap_at(&mut self, offset: u64) -> Option<Gap> {
+        self.gaps
+            .front()
+            .is_some_and(|gap| gap.offset == offset)
+            .then(|| self.gaps.pop_front())
+            .flatten()
     }
-    writer.finish().await
+
+    /// How many bytes stand between `offset` and the next gap or the end.
+    fn run_from(&self, offset: u64) -> u64 {
+        let end = self.gaps.front().map_or(self.length, |gap| gap.offset);
+        end.saturating_sub(offset)
+    }
+}
+
+/// Copies what a span has of the stream behind what was taken already; returns where its last byte stands, 0 when it has none.
+/// Stops where a cut's segment ends.
+pub(super) async fn copy_span(
+    shared: &Shared,
+    id: RecordingId,
+    span: &Span,
+    segments: &mut SegmentsWriter<'_>,
+    course: &mut Course,
+) -> Result<u64, StoreError> {
+    let frames = read_span(shared, span).await?;
+    let wrong = |source| StoreError::ReadBack {
+        recording: id,
+        name: span.object.name.to_string(),
+        source,
+    };
+    let mut end = 0;
+    let mut rest: &[u8] = &frames;
+    while !rest.is_empty() {
+        let (frame, behind) = Frame::decode(rest).map_err(wrong)?;
+        rest = behind;
+        if frame.recording != id {
+            return Err(wrong(FrameError::Malformed("recording")));
+        }
+        if frame.kind != FrameKind::Data {
+            continue;
+        }
+        end = frame
+            .offset
+            .0
+            .saturating_add(u64::from(frame.plain_bytes()));
+        // What a compaction has copied stands twice, and a cut may end within a frame.
+        if end <= segments.progress.offset || segments.is_cut() {
+            continue;
+        }
+        if frame.offset.0 > segments.progress.offset
+            && let Some(gap) = course.gap_at(segments.progress.offset)
+        {
+            segments.skip(gap.bytes).await?;
+        }
+        let known = segments.progress.offset.checked_sub(frame.offset.0);
+        let known = known.and_then(|known| usize::try_from(known).ok());
+        let known = known.ok_or_else(|| wrong(FrameError::Malformed("offset")))?;
+        let plain = frame.plain().map_err(wrong)?;
+        let expected = course.run_from(segments.progress.offset);
+        let news = plain.get(known..).unwrap_or_default();
+        segments.write(news, expected).await?;
+    }
+    Ok(end)
 }
 
 async fn read_span(shared: &Shared, span: &Span) -> Result<Bytes, StoreError> {

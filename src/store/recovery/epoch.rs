@@ -8,10 +8,11 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use object_store::ObjectStoreExt;
 
+use super::super::create::ANSWER_TIMEOUT;
 use super::super::error::StoreError;
 use super::super::handle::End;
 use super::super::state::ObjectPlace;
@@ -226,13 +227,13 @@ async fn seal_all(
 ) -> Result<(), StoreError> {
     let lost = index.lost;
     let mut sealed_before = BTreeSet::new();
-    let has_opening = |found: &Found| found.open.is_some();
+    let has_opening = |found: &Found| found.opening().is_some();
     if !lost.is_empty() && !index.recordings.values().all(has_opening) {
         sealed_before = sealed_recordings(shared).await?;
     }
     let jobs = index.recordings.into_iter().filter_map(|(id, found)| {
         // What is unsealed has its opening in what is needed of the journal, unless that is damaged.
-        let dropped = found.open.is_none() && (lost.is_empty() || sealed_before.contains(&id));
+        let dropped = found.opening().is_none() && (lost.is_empty() || sealed_before.contains(&id));
         if dropped {
             counts.recordings_dropped = counts.recordings_dropped.saturating_add(1);
         }
@@ -290,7 +291,7 @@ async fn settle(shared: &Shared, job: &SealJob) -> Result<Settled, StoreError> {
 
 fn job_of(listed: &Listed, id: RecordingId, mut found: Found, lost: &[JournalNumber]) -> SealJob {
     let mut flags = vec![FLAG_RECOVERED.to_owned()];
-    let opening = found.open.take().unwrap_or_else(|| {
+    let opening = found.opening().cloned().unwrap_or_else(|| {
         flags.push(FLAG_OPENING_LOST.into());
         lost_opening(&listed.epoch)
     });
@@ -324,6 +325,7 @@ fn job_of(listed: &Listed, id: RecordingId, mut found: Found, lost: &[JournalNum
         spans,
         length: StreamOffset(plan.length),
         received,
+        cut: found.cut.take().map(Arc::new),
         gaps: plan.gaps,
         source_node,
     }
@@ -349,16 +351,12 @@ fn lost_opening(epoch: &EpochId) -> OpenRecord {
 /// The ids of all sealed recordings, by listing: asked only when the journal is damaged.
 async fn sealed_recordings(shared: &Shared) -> Result<BTreeSet<RecordingId>, StoreError> {
     let prefix = layout::recordings();
-    let listed = shared.objects.store().list(Some(&prefix));
-    let ids =
-        listed.try_filter_map(|object| async move { Ok(layout::manifest_of(&object.location)) });
-    ids.try_collect()
-        .await
-        .map_err(|source| StoreError::Object {
-            step: "list",
-            name: layout::recordings().to_string(),
-            source,
-        })
+    let mut names = shared.objects.store().list(Some(&prefix));
+    let mut ids = BTreeSet::new();
+    while let Some(object) = epochs::next_listed(&mut names, &prefix).await? {
+        ids.extend(layout::manifest_of(&object.location));
+    }
+    Ok(ids)
 }
 
 /// Says, durably, that nothing before is needed: by the fence itself if it said so from the start, else by a second one.
@@ -397,9 +395,11 @@ async fn trim(
             continue;
         }
         // If we stop here: the rest is removed by the next start, which finds the marker.
-        match shared.objects.store().delete(&name).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-            Err(error) => {
+        let deleting = shared.objects.store().delete(&name);
+        match tokio::time::timeout(ANSWER_TIMEOUT, deleting).await {
+            Ok(Ok(()) | Err(object_store::Error::NotFound { .. })) => {}
+            Err(_) => tracing::warn!(%name, "a journal object that is not needed stays: no answer"),
+            Ok(Err(error)) => {
                 tracing::warn!(%name, %error, "a journal object that is not needed stays");
             }
         }

@@ -6,8 +6,11 @@
 use std::collections::BTreeMap;
 
 use futures_util::TryStreamExt;
+use futures_util::stream::BoxStream;
+use object_store::ObjectMeta;
 use object_store::path::Path;
 
+use super::super::create::ANSWER_TIMEOUT;
 use super::super::error::StoreError;
 use super::super::{Shared, layout};
 use crate::ids::{EpochId, JournalNumber, RecorderId};
@@ -28,14 +31,9 @@ pub(super) struct Listed {
 /// Lists all epochs, in the order of their clocks.
 pub(super) async fn list(shared: &Shared) -> Result<Vec<Listed>, StoreError> {
     let prefix = layout::journal();
-    let failed = |source| StoreError::Object {
-        step: "list",
-        name: layout::journal().to_string(),
-        source,
-    };
     let mut epochs = BTreeMap::<(EpochId, RecorderId), Listed>::new();
     let mut names = shared.objects.store().list(Some(&prefix));
-    while let Some(object) = names.try_next().await.map_err(failed)? {
+    while let Some(object) = next_listed(&mut names, &prefix).await? {
         let Some((recorder, epoch, number)) = layout::journal_place_of(&object.location) else {
             continue;
         };
@@ -64,19 +62,32 @@ pub(super) async fn numbers_below(
     end: JournalNumber,
 ) -> Result<Vec<Path>, StoreError> {
     let prefix = layout::epoch(&listed.recorder, &listed.epoch);
-    let names = shared.objects.store().list(Some(&prefix));
-    let below = names.try_filter_map(|object| async move {
+    let mut names = shared.objects.store().list(Some(&prefix));
+    let mut below = Vec::new();
+    while let Some(object) = next_listed(&mut names, &prefix).await? {
         let place = layout::journal_place_of(&object.location);
-        let is_below =
-            place.is_some_and(|(_, _, number)| number != JournalNumber::OPENER && number < end);
-        Ok(is_below.then_some(object.location))
-    });
-    below
-        .try_collect()
-        .await
-        .map_err(|source| StoreError::Object {
+        if place.is_some_and(|(_, _, number)| number != JournalNumber::OPENER && number < end) {
+            below.push(object.location);
+        }
+    }
+    Ok(below)
+}
+
+/// The next name of a listing; a backend that does not answer holds nobody up for ever.
+pub(super) async fn next_listed(
+    names: &mut BoxStream<'static, object_store::Result<ObjectMeta>>,
+    prefix: &Path,
+) -> Result<Option<ObjectMeta>, StoreError> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, names.try_next()).await {
+        Ok(Ok(object)) => Ok(object),
+        Ok(Err(source)) => Err(StoreError::Object {
             step: "list",
             name: prefix.to_string(),
             source,
-        })
+        }),
+        Err(_) => Err(StoreError::Unanswered {
+            step: "list",
+            name: prefix.to_string(),
+        }),
+    }
 }

@@ -15,7 +15,7 @@ use crate::ids::{JournalNumber, RecordingId};
 use crate::recording::frame::{Frame, FrameKind};
 use crate::recording::journal_object::{JournalObject, OBJECT_HEADER_BYTES};
 use crate::recording::manifest::{Gap, SourceNode};
-use crate::recording::records::{CloseRecord, OpenRecord};
+use crate::recording::records::{CloseRecord, CutRecord, OpenRecord};
 
 /// An epoch's recordings.
 #[derive(Debug, Default)]
@@ -28,8 +28,10 @@ pub(super) struct Index {
 /// One recording.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    pub(super) open: Option<OpenRecord>,
+    open: Option<OpenRecord>,
     pub(super) close: Option<CloseRecord>,
+    /// The one that reaches farthest.
+    pub(super) cut: Option<CutRecord>,
     note: Option<(JournalNumber, SourceNode)>,
     spans: Vec<PlacedSpan>,
     newest: JournalNumber,
@@ -105,7 +107,14 @@ impl Found {
                     self.note = Some((place.number, note));
                 }
             }
-            FrameKind::Opener | FrameKind::Fence | FrameKind::Event | FrameKind::Cut => {}
+            FrameKind::Cut => {
+                let cut: Option<CutRecord> = record(place, frame);
+                let reach = self.cut.as_ref().map_or(0, |cut| cut.offset);
+                if let Some(cut) = cut.filter(|cut| cut.adds_up() && cut.offset > reach) {
+                    self.cut = Some(cut);
+                }
+            }
+            FrameKind::Opener | FrameKind::Fence | FrameKind::Event => {}
         }
     }
 
@@ -139,7 +148,8 @@ impl Found {
         placed.sort_by_key(|placed| (placed.plain.start, std::cmp::Reverse(placed.plain.end)));
         let mut spans = Vec::new();
         let mut gaps = Vec::new();
-        let mut end = 0;
+        // What stands before the cut is in segments, whether or not the journal still has it.
+        let mut end = self.cut.as_ref().map_or(0, |cut| cut.offset);
         for PlacedSpan { plain, span } in placed {
             if plain.end <= end {
                 continue;
@@ -168,7 +178,14 @@ impl Found {
     }
 
     pub(super) fn take_source_node(&mut self) -> Option<SourceNode> {
-        self.note.take().map(|(_, note)| note)
+        let noted = self.note.take().map(|(_, note)| note);
+        noted.or_else(|| self.cut.as_ref()?.source_node.clone())
+    }
+
+    /// Its opening, from its own frame or from a cut.
+    pub(super) fn opening(&self) -> Option<&OpenRecord> {
+        let cut = self.cut.as_ref().map(|cut| &cut.opening);
+        self.open.as_ref().or(cut)
     }
 }
 

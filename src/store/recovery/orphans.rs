@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures_util::TryStreamExt;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
+use super::super::create::ANSWER_TIMEOUT;
 use super::super::error::StoreError;
 use super::super::{Shared, layout};
+use super::epochs::next_listed;
 use crate::ids::AttemptId;
 use crate::recording::manifest::Manifest;
 
@@ -38,25 +39,26 @@ pub(super) async fn sweep(shared: &Shared, alone: bool) -> Result<(), StoreError
 }
 
 async fn directories(shared: &Shared, above: &Path) -> Result<Vec<Path>, StoreError> {
-    let listed = shared
-        .objects
-        .store()
-        .list_with_delimiter(Some(above))
-        .await;
-    listed
-        .map(|listed| listed.common_prefixes)
-        .map_err(|source| failed("list", above, source))
+    let listing = shared.objects.store().list_with_delimiter(Some(above));
+    match tokio::time::timeout(ANSWER_TIMEOUT, listing).await {
+        Ok(Ok(listed)) => Ok(listed.common_prefixes),
+        Ok(Err(source)) => Err(StoreError::Object {
+            step: "list",
+            name: above.to_string(),
+            source,
+        }),
+        Err(_) => Err(StoreError::Unanswered {
+            step: "list",
+            name: above.to_string(),
+        }),
+    }
 }
 
 async fn sweep_day(shared: &Shared, day: &Path, alone: bool) -> Result<(), StoreError> {
     let now_ms = (shared.wall_clock)().as_millisecond();
     let mut recordings = BTreeMap::<String, Found>::new();
     let mut objects = shared.objects.store().list(Some(day));
-    while let Some(object) = objects
-        .try_next()
-        .await
-        .map_err(|source| failed("list", day, source))?
-    {
+    while let Some(object) = next_listed(&mut objects, day).await? {
         let Some((base, attempt)) = layout::parts_of(&object.location) else {
             continue;
         };
@@ -102,7 +104,7 @@ async fn sweep_recording(
         }
         None => {
             let open = layout::manifest_of(&manifest_name)
-                .is_none_or(|id| shared.state().seal_basis(id).is_some());
+                .is_none_or(|id| shared.state().has_recording(id));
             if open || !alone {
                 return Ok(());
             }
@@ -120,12 +122,4 @@ async fn sweep_recording(
         }
     }
     Ok(())
-}
-
-fn failed(step: &'static str, name: &Path, source: object_store::Error) -> StoreError {
-    StoreError::Object {
-        step,
-        name: name.to_string(),
-        source,
-    }
 }

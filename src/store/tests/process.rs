@@ -33,6 +33,13 @@ pub(super) enum Mishap {
     Freezes,
 }
 
+/// When a mishap strikes.
+#[derive(Debug, Clone, Copy)]
+enum At {
+    Number(usize),
+    Step(&'static str),
+}
+
 /// A backend as one process sees it.
 #[derive(Debug)]
 pub(super) struct ProcessStore {
@@ -40,7 +47,7 @@ pub(super) struct ProcessStore {
     /// Operations so far, each with its kind and name.
     log: Mutex<Vec<String>>,
     next: AtomicUsize,
-    mishap: Mutex<Option<(usize, Mishap)>>,
+    mishap: Mutex<Option<(At, Mishap)>>,
     running: watch::Sender<bool>,
 }
 
@@ -50,7 +57,7 @@ impl ProcessStore {
             inner,
             log: Mutex::default(),
             next: AtomicUsize::new(0),
-            mishap: Mutex::new(mishap),
+            mishap: Mutex::new(mishap.map(|(number, mishap)| (At::Number(number), mishap))),
             running: watch::Sender::new(true),
         })
     }
@@ -62,7 +69,12 @@ impl ProcessStore {
     /// The mishap strikes at the `after`-th operation from now on.
     pub(super) fn strike(&self, after: usize, mishap: Mishap) {
         let at = self.next.load(Ordering::SeqCst) + after;
-        *self.mishap.lock().unwrap() = Some((at, mishap));
+        *self.mishap.lock().unwrap() = Some((At::Number(at), mishap));
+    }
+
+    /// The mishap strikes at the next operation whose kind and name begin like this.
+    pub(super) fn strike_at(&self, step: &'static str, mishap: Mishap) {
+        *self.mishap.lock().unwrap() = Some((At::Step(step), mishap));
     }
 
     pub(super) fn stop(&self) {
@@ -89,8 +101,12 @@ impl ProcessStore {
         self.log.lock().unwrap().push(format!("{kind} {name}"));
         let mishap = {
             let mut mishap = self.mishap.lock().unwrap();
+            let strikes = |at: &At| match at {
+                At::Number(at) => *at == number,
+                At::Step(step) => format!("{kind} {name}").starts_with(step),
+            };
             mishap
-                .take_if(|(at, _)| *at == number)
+                .take_if(|(at, _)| strikes(at))
                 .map(|(_, mishap)| mishap)
         };
         match mishap {
@@ -320,12 +336,20 @@ impl Process {
         seed: u64,
         backend: Arc<ProcessStore>,
     ) -> Result<Self, StoreError> {
+        Self::start_at(world, config, seed, backend, || at("2026-11-20T10:20:00Z")).await
+    }
+
+    pub(super) async fn start_at(
+        world: &World,
+        config: StoreConfig,
+        seed: u64,
+        backend: Arc<ProcessStore>,
+        wall_clock: fn() -> jiff::Timestamp,
+    ) -> Result<Self, StoreError> {
         let handle = Arc::new(ProcessStoreHandle(Arc::clone(&backend)));
         let rng = ChaCha20Rng::seed_from_u64(seed);
-        let store = Store::open_with(config, handle, world.disk.clone(), rng, || {
-            at("2026-11-20T10:20:00Z")
-        })
-        .await?;
+        let disk = world.disk.clone();
+        let store = Store::open_with(config, handle, disk, rng, wall_clock).await?;
         Ok(Self { store, backend })
     }
 

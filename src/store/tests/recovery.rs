@@ -139,8 +139,10 @@ async fn a_recording_whose_end_was_journalled_is_as_complete_as_it_was() {
         let first = Process::start(&world, 1, None).await.unwrap();
         let handle = recording(&first.store, &[CAST]).await;
         let id = handle.id();
-        // The close frame is committed and the process dies at the first operation of the seal: get, of a span.
-        first.backend.strike(1, super::process::Mishap::Dies);
+        // The close frame is committed and the process dies at the first operation of the seal.
+        first
+            .backend
+            .strike_at("get journal", super::process::Mishap::Dies);
         let finishing = handle.finish(clean_end());
         assert!(
             tokio::time::timeout(Duration::from_secs(5), finishing)

@@ -25,7 +25,7 @@ async fn crash(world: &World) -> Crash {
     let ended = recording(store, &[CAST]).await;
     let ended_id = ended.id();
     let other = recording(store, &[b"no asciicast"]).await;
-    process.backend.strike(1, Mishap::Freezes);
+    process.backend.strike_at("get journal", Mishap::Freezes);
     let finishing = ended.finish(clean_end());
     assert!(
         tokio::time::timeout(Duration::from_secs(5), finishing)
