@@ -4,7 +4,7 @@
 //! retry but ours. Called by the journal, the probe and the writer for every object that counts.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,11 +49,18 @@ pub(super) enum Patience {
 pub(super) struct Objects {
     store: Arc<dyn ObjectStore>,
     disk: Option<Arc<dyn DiskSync>>,
+    /// A write has failed: an fsync may have, and a directory may pass for clean that is not.
+    troubled: Arc<AtomicBool>,
 }
 
 impl Objects {
     pub(super) fn new(store: Arc<dyn ObjectStore>, disk: Option<Arc<dyn DiskSync>>) -> Self {
-        Self { store, disk }
+        let troubled = Arc::default();
+        Self {
+            store,
+            disk,
+            troubled,
+        }
     }
 
     pub(super) fn store(&self) -> &dyn ObjectStore {
@@ -65,6 +72,11 @@ impl Objects {
         self.disk.as_ref()?.root().map(std::path::Path::to_path_buf)
     }
 
+    /// A write has failed, in whatever way: from now on directories are written whole.
+    pub(super) fn note_trouble(&self) {
+        self.troubled.store(true, Ordering::Relaxed);
+    }
+
     /// Fsyncs an object and every directory on the way to it, if there is a disk below: a create answers for the
     /// directories that it made itself, not for those that it found. Their maker may still be at its fsync, or have died before.
     ///
@@ -74,8 +86,13 @@ impl Objects {
         let Some(disk) = &self.disk else {
             return Ok(());
         };
-        disk.sync(name)
-            .await
+        let synced = if self.troubled.load(Ordering::Relaxed) {
+            disk.sync_anew(name).await
+        } else {
+            disk.sync(name).await
+        };
+        synced
+            .inspect_err(|_| self.note_trouble())
             .map_err(|source| StoreError::SyncFailed {
                 name: name.to_string(),
                 source: Some(source),
@@ -110,6 +127,7 @@ impl Objects {
                     sends.fetch_add(1, Ordering::Relaxed);
                     let (sent, error) = self.send(name, bytes, &mut late).await;
                     if let Some(error) = error {
+                        self.note_trouble();
                         tracing::warn!(%name, error = error.with_causes(), "create failed; it will be tried again");
                         tries_left.spend(|| error)?;
                         tokio::time::sleep(RETRY_PAUSE).await;

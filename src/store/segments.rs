@@ -219,7 +219,8 @@ impl<'a> SegmentsWriter<'a> {
         } else {
             // A multipart upload cannot say "if absent"; the attempt in the name is what keeps it apart from others.
             let begun = self.shared.objects.store().put_multipart(&name);
-            Some(answered("begin", &name, begun).await?)
+            let begun = answered("begin", &name, begun).await;
+            Some(begun.inspect_err(|_| self.shared.objects.note_trouble())?)
         };
         Ok(Current {
             name,
@@ -273,6 +274,7 @@ impl Current {
         // On a local disk this fsyncs the file and its directory before it answers.
         answered("complete", &self.name, upload.complete())
             .await
+            .inspect_err(|_| shared.objects.note_trouble())
             .map(drop)
     }
 }
