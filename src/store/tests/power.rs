@@ -11,7 +11,7 @@ mod model_store;
 mod process;
 mod same_calls;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +32,8 @@ pub(super) use process::{Life, Process};
 /// The log keys of the recorder, and of the one that it is after it lost its state.
 const FIRST_KEY: u8 = 7;
 const SECOND_KEY: u8 = 8;
+/// Small enough for a short recording to be put in parts, and in several segments.
+const SEGMENT_BYTES: u64 = 60_000;
 /// What one fsync takes: enough for other tasks to run meanwhile.
 const FSYNC_TAKES: Duration = Duration::from_millis(2);
 /// A recorder whose start fails is started again, as its service manager would.
@@ -65,9 +67,15 @@ fn processes(disk: &Arc<ModelDisk>) -> ModelStore {
     ModelStore::new(Arc::clone(disk), Arc::new(Process::new()), FSYNC_TAKES)
 }
 
-async fn start(disk: &Arc<ModelDisk>, log_key: u8, seed: u64) -> Result<Store, StoreError> {
+async fn start(
+    disk: &Arc<ModelDisk>,
+    segment_bytes: u64,
+    log_key: u8,
+    seed: u64,
+) -> Result<Store, StoreError> {
     let log_key = LogKey::from_bytes([log_key; LogKey::BYTES]);
-    let config = StoreConfig::new(StoreUrl::Memory, log_key);
+    let mut config = StoreConfig::new(StoreUrl::Memory, log_key);
+    config.segment_bytes = segment_bytes;
     let process = processes(disk);
     let objects: Arc<dyn ObjectStore> = Arc::new(process.clone());
     let disk: Arc<dyn DiskSync> = Arc::new(process);
@@ -78,44 +86,110 @@ async fn start(disk: &Arc<ModelDisk>, log_key: u8, seed: u64) -> Result<Store, S
     .await
 }
 
-/// The first life: sessions of all kinds. Errors are what a struck disk gives; the senders go on as they would.
-async fn workload(disk: &Arc<ModelDisk>, ledger: &Arc<Ledger>) {
+/// What a first life does.
+#[derive(Debug, Clone, Copy)]
+enum Workload {
+    /// Sessions of all kinds.
+    Sessions,
+    /// One recording so long that a part of it leaves the journal while it runs.
+    Cut,
+}
+
+impl Workload {
+    const fn segment_bytes(self) -> u64 {
+        match self {
+            Self::Sessions => SEGMENT_BYTES,
+            Self::Cut => 8 * SEGMENT_BYTES,
+        }
+    }
+}
+
+/// The first life. Errors are what a struck disk gives; the senders go on as they would.
+async fn first_life(workload: Workload, disk: &Arc<ModelDisk>, ledger: &Arc<Ledger>) {
     let mut opened = None;
     for seed in 0..STARTS_MAX {
-        if let Ok(store) = start(disk, FIRST_KEY, seed).await {
+        if let Ok(store) = start(disk, workload.segment_bytes(), FIRST_KEY, seed).await {
             opened = Some(store);
             break;
         }
     }
     // A disk that shut down at the start takes nobody.
     let Some(store) = opened else { return };
+    match workload {
+        Workload::Sessions => sessions(&store, ledger).await,
+        Workload::Cut => long_session(&store, ledger).await,
+    }
+    drop(store.close().await);
+}
+
+async fn long_session(store: &Store, ledger: &Arc<Ledger>) {
+    let mut long = send_until_cut(store, ledger).await;
+    long.send(Bytes::from_static(b"behind the cut")).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    drop(long.finish().await);
+}
+
+/// Sends more than a segment and the longest line that is read.
+async fn send_until_cut(store: &Store, ledger: &Arc<Ledger>) -> Sender {
+    let mut long = Sender::begin(store, ledger).unwrap();
+    for _ in 0..4 {
+        long.send(noise(400_000)).await;
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+    }
+    // It is looked for at each append.
+    long.send(Bytes::from_static(b"one more")).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    long
+}
+
+#[test]
+fn a_part_of_the_long_session_leaves_the_journal_while_it_runs() {
+    let (disk, ledger) = (Arc::new(ModelDisk::new()), Arc::default());
+    life(async {
+        let segment_bytes = Workload::Cut.segment_bytes();
+        let store = start(&disk, segment_bytes, FIRST_KEY, 0).await.unwrap();
+        let long = send_until_cut(&store, &ledger).await;
+        let segments = disk.files_below("recordings");
+        assert!(!segments.is_empty(), "nothing was cut");
+        assert!(
+            segments.iter().all(|(name, _)| name.ends_with(".cast")),
+            "{segments:?}"
+        );
+        long.finish().await.unwrap();
+    });
+}
+
+async fn sessions(store: &Store, ledger: &Arc<Ledger>) {
     let pause = Duration::from_millis(1200);
-    let mut long = Sender::begin(&store, ledger).unwrap();
+    let mut long = Sender::begin(store, ledger).unwrap();
     long.send(Bytes::from_static(b"{\"version\":2}\n")).await;
-    let mut large = Sender::begin(&store, ledger).unwrap();
+    let mut large = Sender::begin(store, ledger).unwrap();
     large.send(noise(20_000)).await;
     tokio::time::sleep(pause).await;
     long.send(Bytes::from_static(b"[1,\"o\",\"small\"]\n"))
         .await;
     large.send(noise(70_000)).await;
-    let mut dropped = Sender::begin(&store, ledger).unwrap();
+    let mut dropped = Sender::begin(store, ledger).unwrap();
     dropped.send(Bytes::from_static(b"cut off")).await;
     tokio::time::sleep(pause).await;
     drop(dropped);
     // How a finish ends is the ledger's to say.
     drop(large.finish().await);
-    let mut left_open = Sender::begin(&store, ledger).unwrap();
+    let mut left_open = Sender::begin(store, ledger).unwrap();
     left_open.send(Bytes::from_static(b"never ended")).await;
     long.send(Bytes::from_static(b"[2,\"o\",\"last\"]\n")).await;
     tokio::time::sleep(pause).await;
     drop(long.finish().await);
-    drop(store.close().await);
 }
 
 fn noise(bytes: usize) -> Bytes {
-    let mut noise = vec![0; bytes];
-    ChaCha20Rng::seed_from_u64(7).fill_bytes(&mut noise);
-    noise.into()
+    static NOISE: OnceLock<Bytes> = OnceLock::new();
+    let noise = NOISE.get_or_init(|| {
+        let mut noise = vec![0; 400_000];
+        ChaCha20Rng::seed_from_u64(7).fill_bytes(&mut noise);
+        noise.into()
+    });
+    noise.slice(..bytes)
 }
 
 /// A process: when it is over, nothing of it is left but the disk.
@@ -130,7 +204,7 @@ fn life<T>(life: impl Future<Output = T>) -> T {
     over
 }
 
-fn run(case: Option<Case>) -> Result<Run, String> {
+fn run(workload: Workload, case: Option<Case>) -> Result<Run, String> {
     let disk = Arc::new(ModelDisk::new());
     if let Some(case) = case {
         disk.strike(case.at, case.strike);
@@ -139,7 +213,7 @@ fn run(case: Option<Case>) -> Result<Run, String> {
     let went = life(async {
         let mut boot = disk.boot();
         tokio::select! {
-            () = workload(&disk, &ledger) => false,
+            () = first_life(workload, &disk, &ledger) => false,
             () = tokio::time::sleep(LIFE_MAX) => false,
             went = boot.changed() => went.is_ok(),
         }
@@ -190,7 +264,9 @@ async fn record_on(
     ledger: &Arc<Ledger>,
 ) -> Result<(), String> {
     let why = |error: &StoreError| error.with_causes();
-    let store = start(disk, key, seed).await.map_err(|error| why(&error))?;
+    let store = start(disk, SEGMENT_BYTES, key, seed)
+        .await
+        .map_err(|error| why(&error))?;
     let mut next = Sender::begin(&store, ledger).unwrap();
     next.send(Bytes::from_static(b"the next one\n")).await;
     let sealed = next.finish().await.map_err(|error| why(&error))?;
@@ -235,25 +311,49 @@ fn cases(at: u64) -> Vec<Case> {
     cases
 }
 
-#[test]
-fn power_loss_at_any_fsync_loses_no_acked_byte() {
-    let whole = run(None).unwrap();
+/// Runs every case of every fsync; says how many there were.
+fn strike_everywhere(workload: Workload, cases: fn(u64) -> Vec<Case>) {
+    let whole = run(workload, None).unwrap();
     let mut runs = 0_u64;
     let mut failures = Vec::new();
     for at in 1..=whole.fsyncs {
         for case in cases(at) {
             runs += 1;
-            if let Err(why) = run(Some(case)) {
+            if let Err(why) = run(workload, Some(case)) {
                 failures.push(format!("{case:?}: {why}"));
             }
         }
     }
     println!(
-        "power loss: {} fsyncs, {runs} runs, {} acked bytes in a whole one, {} failures",
+        "power loss: {workload:?}: {} fsyncs, {runs} runs, {} acked bytes in a whole one, {} failures",
         whole.fsyncs,
         whole.acked_bytes,
         failures.len()
     );
     let shown = failures.len().min(10);
     assert!(failures.is_empty(), "{}", failures[..shown].join("\n"));
+}
+
+#[test]
+fn power_loss_at_any_fsync_loses_no_acked_byte() {
+    strike_everywhere(Workload::Sessions, cases);
+}
+
+#[test]
+fn power_loss_at_any_fsync_of_a_cut_loses_no_acked_byte() {
+    strike_everywhere(Workload::Cut, |at| {
+        let strikes = [
+            Strike::CutBefore(Kept::Nothing),
+            Strike::CutAfter(Kept::Seeded(at)),
+            Strike::Fails(Names::Lost),
+        ];
+        let case = |strike| Case {
+            at,
+            strike,
+            kept: Kept::Nothing,
+            again: None,
+            state_lost: false,
+        };
+        strikes.map(case).to_vec()
+    });
 }
