@@ -2,10 +2,19 @@
 //!
 //! The invariant: every command and flag here does something today. `main` reads it; the completions are made from it.
 
+mod serve_args;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+pub use serve_args::ServeArgs;
+
+use crate::ids::RecordingId;
+
+/// The default of `serve` stands in the table of settings, that of all others in `config`.
+const LOG_HELP: &str = "What to log to stderr: a level, or levels by room, as in `warn,tailtape::capture=debug` [env: TAILTAPE_LOG] \
+     [default: info for serve, warn otherwise]";
 
 /// The open session recorder for tailnets: durable before acknowledged.
 #[derive(Debug, Parser)]
@@ -16,14 +25,8 @@ pub struct Cli {
     pub command: Command,
 
     /// What to log to stderr: a level, or levels by room, as in `warn,tailtape::capture=debug`
-    #[arg(
-        long,
-        global = true,
-        env = "TAILTAPE_LOG",
-        value_name = "FILTER",
-        default_value = "warn"
-    )]
-    pub log: String,
+    #[arg(long, global = true, value_name = "FILTER", help = LOG_HELP)]
+    pub log: Option<String>,
 
     /// No colours, as the variable NO_COLOR asks for when it is not empty
     #[arg(
@@ -40,6 +43,42 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Record: join the tailnet, take the sessions that nodes send, keep them in the store
+    ///
+    /// Settings come from flags, from the environment (TAILTAPE_STORE for --store, and so on) and from the file of --config, in this order; the auth key
+    /// comes from --auth-key-file or from TAILTAPE_AUTH_KEY. SIGTERM drains and ends, a second one ends at once; SIGHUP reads access rules and
+    /// the log level again. `-h` shows the settings that a start needs, `--help` all.
+    Serve(ServeArgs),
+    /// List the recordings of a store, newest first
+    ///
+    /// Reads the store itself: no recorder needs to run. A recording is listed once it has ended.
+    Ls(LsArgs),
+    /// Write a recording as it was sent, an asciicast; every byte is proven against what was sealed
+    Cat(CatArgs),
+    /// Show what the recorder on this machine does
+    Status {
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+        /// Which recorder
+        #[command(flatten)]
+        at: SocketArgs,
+    },
+    /// Ask whether sessions can be recorded now: exit code 0 if so, else 1 and the reasons
+    Health {
+        /// Which recorder
+        #[command(flatten)]
+        at: SocketArgs,
+    },
+    /// Make the recorder refuse new uploads; running ones go on for at most its drain_limit
+    Drain {
+        /// Return only when no upload is left
+        #[arg(long)]
+        wait: bool,
+        /// Which recorder
+        #[command(flatten)]
+        at: SocketArgs,
+    },
     /// Show it all in one process: a tailnet on loopback, a recorder, and a session that is recorded
     Dev(DevArgs),
     /// Print the completions of this command line for a shell
@@ -68,6 +107,66 @@ pub struct DevArgs {
     /// The command to record, after `--`; a short shell session if there is none
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+/// `tailtape ls`.
+#[derive(Args, Clone, Debug)]
+pub struct LsArgs {
+    /// The store: file:///absolute/path or a directory [env: TAILTAPE_STORE]
+    #[arg(long, value_name = "URL", alias = "dst")]
+    pub store: Option<String>,
+
+    /// One JSON object per line
+    #[arg(long)]
+    pub json: bool,
+
+    /// Of this node: its StableID, its name, or the first part of its name
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<String>,
+
+    /// Of this user: a login name
+    #[arg(long, value_name = "LOGIN")]
+    pub user: Option<String>,
+
+    /// Received at this time or later: 2026-11-20T10:15:00Z, 2026-11-20 (UTC), or how long ago, as in 12h or 7d
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+
+    /// Received before this time
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+
+    /// At most so many
+    #[arg(long, value_name = "NUMBER", default_value_t = 1000)]
+    pub limit: usize,
+}
+
+/// `tailtape cat`.
+#[derive(Args, Clone, Debug)]
+pub struct CatArgs {
+    /// The recording's id, as `ls` shows it
+    #[arg(value_name = "ID")]
+    pub id: RecordingId,
+
+    /// The store: file:///absolute/path or a directory [env: TAILTAPE_STORE]
+    #[arg(long, value_name = "URL", alias = "dst")]
+    pub store: Option<String>,
+
+    /// Write into this file, which appears when all was proven, and not to stdout
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// Which recorder a command speaks to.
+#[derive(Args, Clone, Debug, Default)]
+pub struct SocketArgs {
+    /// The recorder's Unix socket [env: TAILTAPE_SOCKET] [default: tailtape.sock in its state]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// The recorder's state directory [env: TAILTAPE_STATE]
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
 }
 
 /// Shells that completions are made for.
@@ -113,9 +212,11 @@ mod tests {
 
     fn dev(arguments: &[&str]) -> Result<DevArgs, clap::Error> {
         let command_line = ["tailtape", "dev"].iter().chain(arguments);
-        Cli::try_parse_from(command_line).map(|cli| match cli.command {
-            Command::Dev(args) => args,
-            Command::Completions { .. } => panic!("not dev"),
+        Cli::try_parse_from(command_line).map(|cli| {
+            let Command::Dev(args) = cli.command else {
+                panic!("not dev");
+            };
+            args
         })
     }
 
@@ -145,6 +246,42 @@ mod tests {
         );
     }
 
+    fn serve(arguments: &[&str]) -> ServeArgs {
+        let command_line = ["tailtape", "serve"].iter().chain(arguments);
+        let Command::Serve(args) = Cli::try_parse_from(command_line).unwrap().command else {
+            panic!("not serve");
+        };
+        args
+    }
+
+    #[test]
+    fn each_setting_has_a_flag_and_those_of_tsrecorder_are_taken_too() {
+        for setting in crate::config::SETTINGS {
+            if setting.name == "log" {
+                continue;
+            }
+            let own = format!("--{}", setting.flag());
+            let aliases = setting.alias_flags.iter().map(|flag| format!("--{flag}"));
+            for flag in aliases.chain([own]) {
+                let args = serve(&[&flag, "-1"]);
+                assert_eq!(args.flags.values, [(setting.name, "-1".to_owned())].into());
+            }
+        }
+        assert!(serve(&["--ui"]).ui);
+        let args = serve(&["--config", "a.toml", "--check", "--json"]);
+        assert_eq!(args.flags.file, Some(PathBuf::from("a.toml")));
+        assert!(args.check && args.json);
+        let json_alone = Cli::try_parse_from(["tailtape", "serve", "--json"]);
+        assert!(json_alone.is_err());
+    }
+
+    #[test]
+    fn no_flag_takes_a_secret() {
+        for flag in ["--auth-key", "--authkey", "--access-key", "--secret-key"] {
+            assert!(Cli::try_parse_from(["tailtape", "serve", flag, "x"]).is_err());
+        }
+    }
+
     #[test]
     fn no_color_permits_none_and_an_empty_one_says_nothing() {
         let permits = |arguments: &[&str]| {
@@ -163,10 +300,10 @@ mod tests {
     fn each_shell_gets_completions_that_know_the_commands() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let script = String::from_utf8(shell.completions()).unwrap();
-            assert!(
-                script.contains("dev") && script.contains("once"),
-                "{shell:?}"
-            );
+            let words = ["dev", "once", "serve", "control-url", "drain", "wait"];
+            for word in words {
+                assert!(script.contains(word), "{word} for {shell:?}");
+            }
         }
     }
 }

@@ -8,21 +8,26 @@
 //! Rooms look downward only, from wiring to core; `tests/tidy.rs` holds them to it.
 //!
 //! ```text
-//! wiring      cli · serve · dev            alone see netstack
-//! edges       ingest · capture             given a stream and an identity, or a way to dial
-//! durability  store
+//! wiring      cli · config · serve · dev · admin · archive    alone see netstack
+//! edges       ingest · capture · status                       given a stream and an identity, or a way to dial
+//! durability  catalog · store
 //! core        recording · asciicast · access · ids
 //! ```
 
 pub mod access;
+pub mod admin;
+pub mod archive;
 pub mod asciicast;
 pub mod capture;
+pub mod catalog;
 pub mod cli;
+pub mod config;
 pub mod dev;
 pub mod ids;
 pub mod ingest;
 pub mod recording;
 pub mod serve;
 pub mod shutdown;
+pub mod status;
 pub mod store;
 pub mod telemetry;

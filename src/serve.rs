@@ -1,28 +1,39 @@
 //! Wiring of a recorder: a tailnet node, a store, and ingest between them.
 //!
 //! Invariant: a connection whose far end WhoIs does not know is closed unread; nothing is listened on but
-//! the tailnet port. `dev` and the tests start recorders with it.
+//! the tailnet port. `dev` and the tests start recorders with it; `tailtape serve` is [`run()`], its rehearsal [`check()`].
+
+mod check;
+mod join;
+mod live;
+mod reload;
+mod run;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use ed25519_dalek::SigningKey;
 use netstack::io::keystore::KeyStore;
 use netstack::io::{Tailnet, TcpListener, TcpStream};
+use netstack::tailcfg::UserProfile;
 use rand_core::OsRng;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::{Identity, UserIdentity};
 use crate::ids::LogKey;
-use crate::ingest::{IngestConfig, RecordingSink, serve_connection};
+use crate::ingest::{Directory, Ingest, IngestConfig, NodeFacts, RecordingSink};
+
+pub use check::check;
+pub use run::{Refused, Start, run};
 
 /// The tailnet port to which stock nodes upload (recording.md §0).
 pub const RECORDER_PORT: u16 = 80;
 
 /// Connections that may wait to be accepted: a burst of sessions, not a flood.
-const BACKLOG: usize = 128;
+const BACKLOG: usize = 512;
 
 /// Name of the log's signing key in the state.
 const LOG_KEY: &str = "log-key";
@@ -32,6 +43,17 @@ const LOG_KEY: &str = "log-key";
 pub struct Recorder {
     shutdown: CancellationToken,
     tasks: TaskTracker,
+    /// Completes when the store has sealed what was uploaded.
+    finished: Finished,
+}
+
+/// Asks an ingest of whatever kind.
+struct Finished(Box<dyn Fn() -> futures_util::future::BoxFuture<'static, ()> + Send + Sync>);
+
+impl std::fmt::Debug for Finished {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Finished")
+    }
 }
 
 impl Recorder {
@@ -44,20 +66,39 @@ impl Recorder {
         sink: S,
         config: IngestConfig,
     ) -> anyhow::Result<Self> {
+        Self::serve(tailnet, &ingest(tailnet, sink, config))
+    }
+
+    /// The same with an ingest that the caller made, to look at it while it works.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub fn serve<S: RecordingSink>(tailnet: &Tailnet, ingest: &Ingest<S>) -> anyhow::Result<Self> {
         let listener = tailnet.listen(RECORDER_PORT, BACKLOG)?;
         let recorder = Self {
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            finished: {
+                let ingest = ingest.clone();
+                Finished(Box::new(move || {
+                    let ingest = ingest.clone();
+                    Box::pin(async move { ingest.finished().await })
+                }))
+            },
         };
         recorder.tasks.spawn(accept(
             tailnet.clone(),
             listener,
-            sink,
-            config,
+            ingest.clone(),
             recorder.shutdown.clone(),
             recorder.tasks.clone(),
         ));
         Ok(recorder)
+    }
+
+    /// Refuses new uploads from now on; running ones have the drain limit.
+    pub fn refuse_new(&self) {
+        self.shutdown.cancel();
     }
 
     /// Refuses new uploads, lets running ones end or reach the drain limit, and waits for their seals
@@ -65,9 +106,11 @@ impl Recorder {
     pub async fn stop(self, wait_max: Duration) -> bool {
         self.shutdown.cancel();
         self.tasks.close();
-        tokio::time::timeout(wait_max, self.tasks.wait())
-            .await
-            .is_ok()
+        let ended = async {
+            self.tasks.wait().await;
+            (self.finished.0)().await;
+        };
+        tokio::time::timeout(wait_max, ended).await.is_ok()
     }
 }
 
@@ -80,15 +123,14 @@ impl Drop for Recorder {
 async fn accept<S: RecordingSink>(
     tailnet: Tailnet,
     mut listener: TcpListener,
-    sink: S,
-    config: IngestConfig,
+    ingest: Ingest<S>,
     shutdown: CancellationToken,
     tasks: TaskTracker,
 ) {
     // While it drains the port stays open, so that clients are refused in words and go elsewhere.
     let drained = async {
         shutdown.cancelled().await;
-        tokio::time::sleep(config.drain_limit).await;
+        tokio::time::sleep(ingest.config().drain_limit).await;
     };
     tokio::pin!(drained);
     loop {
@@ -107,9 +149,34 @@ async fn accept<S: RecordingSink>(
             tracing::warn!(peer = %stream.peer_addr(), "a peer that the netmap does not know is turned away");
             continue;
         };
-        let (sink, config, shutdown) = (sink.clone(), config.clone(), shutdown.clone());
-        tasks.spawn(serve_connection(stream, identity, sink, config, shutdown));
+        let place = match ingest.connections().admit(&identity.stable_id) {
+            Ok(place) => place,
+            Err(refused) => {
+                tracing::warn!(peer = %stream.peer_addr(), %refused, "a connection is closed unread");
+                continue;
+            }
+        };
+        let (ingest, shutdown) = (ingest.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            ingest.serve_connection(stream, identity, shutdown).await;
+            drop(place);
+        });
     }
+}
+
+/// An ingest into `sink` that compares what headers claim of the person's node with the netmap of `tailnet`.
+pub fn ingest<S: RecordingSink>(tailnet: &Tailnet, sink: S, config: IngestConfig) -> Ingest<S> {
+    let tailnet = tailnet.clone();
+    let directory: Directory = Arc::new(move |stable_id| {
+        let known = tailnet.find(stable_id)?;
+        Some(NodeFacts {
+            node_name: known.name,
+            user: known.user.map(user_identity),
+            tags: known.tags,
+            addresses: known.addresses,
+        })
+    });
+    Ingest::with_directory(sink, config, directory)
 }
 
 /// Completes when a shutdown was asked for and no connection is left but the acceptor itself.
@@ -127,15 +194,19 @@ fn identity(tailnet: &Tailnet, stream: &TcpStream) -> Option<Identity> {
     Some(Identity {
         stable_id: known.stable_id,
         node_name: known.name,
-        user: known.user.map(|user| UserIdentity {
-            id: user.id,
-            login: user.login_name,
-            display_name: user.display_name,
-        }),
+        user: known.user.map(user_identity),
         tags: known.tags,
         address,
         capabilities: known.capabilities,
     })
+}
+
+fn user_identity(user: UserProfile) -> UserIdentity {
+    UserIdentity {
+        id: user.id,
+        login: user.login_name,
+        display_name: user.display_name,
+    }
 }
 
 /// The public half of the recorder's log key; the key is made at the first start.

@@ -5,6 +5,7 @@
 //! local disk, fsynced. A finished recording is sealed: segment first, then its manifest, whose create is the
 //! commit point. Called by ingest (writing), the wiring (open, close) and whoever reads recordings back.
 
+mod archive;
 mod create;
 mod cut;
 mod error;
@@ -39,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ids::{EpochId, LogKey, RecorderId, RecordingId, StoreId};
+pub use archive::StoreReader;
 use create::Objects;
 pub use error::StoreError;
 pub use event::Event;
@@ -384,6 +386,11 @@ impl Store {
             (_, true) => Ok(()),
             (_, false) => Err(StoreError::CloseTimedOut),
         }
+    }
+
+    /// Why no commit will follow; `None` while the store works. [`StoreError::Fenced`]: another recorder took over.
+    pub fn halted(&self) -> Option<Arc<StoreError>> {
+        self.shared.state().halted()
     }
 
     /// What was done so far.

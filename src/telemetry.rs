@@ -4,6 +4,7 @@
 //! `main` calls it once, before anything logs.
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// How a log line looks.
@@ -33,30 +34,77 @@ pub enum TelemetryError {
     /// Logs were set up before. A fault of ours.
     #[error("cannot start the log")]
     Start(#[source] tracing_subscriber::util::TryInitError),
+    /// The running log could not be changed. A fault of ours.
+    #[error("cannot change the log's filter")]
+    Change(#[source] reload::Error),
 }
 
 /// The WireGuard library reports as warnings what anyone on the Internet can cause with one datagram; the
 /// tunnel counts them instead. Who wants its lines names `boringtun` in the filter.
 const QUIET: &str = "boringtun";
 
+/// The running log: what it lets through can be changed.
+pub struct Log {
+    set: Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>,
+}
+
 /// Starts the log. `filter` has the form `level` or `room=level,room=level`: `info`, `warn,tailtape::capture=debug`.
 ///
 /// # Errors
 /// The filter cannot be read, or a log was started before.
-pub fn start(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
-    let parsed =
-        EnvFilter::try_new(with_defaults(filter)).map_err(|source| TelemetryError::Filter {
-            filter: filter.to_owned(),
-            source,
-        })?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(parsed)
-        .with_writer(std::io::stderr);
+pub fn start(filter: &str, format: LogFormat) -> Result<Log, TelemetryError> {
+    let parsed = parse(filter)?;
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    let set: Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
     match format {
-        LogFormat::Human { color } => log.with_ansi(color).finish().try_init(),
-        LogFormat::Json => log.json().flatten_event(true).finish().try_init(),
+        LogFormat::Human { color } => {
+            let log = log.with_ansi(color).with_env_filter(parsed);
+            let log = log.with_filter_reloading();
+            let handle = log.reload_handle();
+            set = Box::new(move |filter| handle.reload(filter));
+            log.finish().try_init()
+        }
+        LogFormat::Json => {
+            let log = log.json().flatten_event(true).with_env_filter(parsed);
+            let log = log.with_filter_reloading();
+            let handle = log.reload_handle();
+            set = Box::new(move |filter| handle.reload(filter));
+            log.finish().try_init()
+        }
     }
-    .map_err(TelemetryError::Start)
+    .map_err(TelemetryError::Start)?;
+    Ok(Log { set })
+}
+
+/// Whether [`start`] and [`Log::set_filter`] would take the filter.
+///
+/// # Errors
+/// It cannot be read.
+pub fn check(filter: &str) -> Result<(), TelemetryError> {
+    parse(filter).map(drop)
+}
+
+impl Log {
+    /// From now on the log lets through what `filter` says.
+    ///
+    /// # Errors
+    /// The filter cannot be read; the old one stays.
+    pub fn set_filter(&self, filter: &str) -> Result<(), TelemetryError> {
+        (self.set)(parse(filter)?).map_err(TelemetryError::Change)
+    }
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log").finish_non_exhaustive()
+    }
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, TelemetryError> {
+    EnvFilter::try_new(with_defaults(filter)).map_err(|source| TelemetryError::Filter {
+        filter: filter.to_owned(),
+        source,
+    })
 }
 
 fn with_defaults(filter: &str) -> String {

@@ -19,6 +19,8 @@ const ROOMS: &[(&str, Layer, &[&str])] = &[
     ("main", Layer::Wiring, &[]),
     ("cli", Layer::Wiring, &[]),
     ("config", Layer::Wiring, &[]),
+    ("admin", Layer::Wiring, &[]),
+    ("archive", Layer::Wiring, &[]),
     ("serve", Layer::Wiring, &[]),
     ("dev", Layer::Wiring, &[]),
     ("verify", Layer::Wiring, &[]),

@@ -12,10 +12,20 @@ use tailtape::ingest::upload::{Upload, UploadConfig, UploadEnd};
 
 use super::script::{Script, epoch, pieces};
 
+/// A limit that scripts reach, but not with their first bytes.
+const RECORDING_BYTES_MAX: u64 = 100_000;
+/// The same for time.
+const RECORDING_DURATION_MAX: Duration = Duration::from_secs(600);
+
 /// The bytes are a script of an upload: what arrives, what becomes durable, how it ends, when.
 pub fn upload(data: &[u8]) {
     let mut script = Script::new(data);
-    let (config, mut now) = (UploadConfig::default(), epoch());
+    let mut now = epoch();
+    let config = UploadConfig {
+        recording_bytes_max: Some(RECORDING_BYTES_MAX),
+        recording_duration_max: Some(RECORDING_DURATION_MAX),
+        ..UploadConfig::default()
+    };
     let mut upload = Upload::new(now, config);
     let mut decoder = AckDecoder::new();
     let (mut received, mut durable, mut acked) = (0_u64, 0_u64, 0_u64);
@@ -24,11 +34,16 @@ pub fn upload(data: &[u8]) {
         match step & 7 {
             0 | 1 => {
                 let bytes = script.piece();
-                if upload.is_receiving() {
-                    received += u64::try_from(bytes.len()).unwrap_or(0);
-                }
-                upload.handle_bytes(now, bytes);
+                let receiving = upload.is_receiving();
+                let taken = upload.handle_bytes(now, bytes);
+                received += u64::try_from(taken).unwrap_or(0);
                 assert_eq!(upload.received_bytes(), received);
+                assert!(received <= RECORDING_BYTES_MAX, "beyond the limit");
+                assert!(taken == 0 || receiving, "taken behind the end");
+                if taken < bytes.len() && receiving {
+                    assert_eq!(received, RECORDING_BYTES_MAX, "cut before the limit");
+                    upload.handle_end(now, UploadEnd::TooLong);
+                }
             }
             2 => {
                 let offset = match step >> 6 {
@@ -46,11 +61,13 @@ pub fn upload(data: &[u8]) {
                     match step >> 6 {
                         0 | 1 => UploadEnd::Clean,
                         2 => UploadEnd::Reset(reason),
+                        _ if step & 0x20 != 0 => UploadEnd::Terminated(reason),
                         _ => UploadEnd::Shutdown(reason),
                     },
                 );
                 assert!(!upload.is_receiving());
             }
+            4 if step & 0xc0 == 0xc0 => upload.handle_stalled(now, "no commit".to_owned()),
             4 if step & 0x40 != 0 => upload.handle_failed(now, "disk full".to_owned()),
             4 | 5 => {
                 let stored = received.saturating_sub(u64::from(step >> 7));

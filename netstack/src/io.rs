@@ -290,6 +290,11 @@ impl Tailnet {
         self.shared.lock().node.netmap().whois(remote, local)
     }
 
+    /// Who the node with this StableID is, if it is a peer that we see, or ourselves.
+    pub fn find(&self, stable_id: &str) -> Option<Identity> {
+        self.shared.lock().node.netmap().find(stable_id)
+    }
+
     /// The node's name, addresses and peers.
     pub fn status(&self) -> NodeStatus {
         self.shared.lock().node.status()

@@ -11,6 +11,7 @@
 
 mod held;
 mod inner;
+mod owed;
 mod plane;
 mod status;
 mod transmit;
@@ -234,6 +235,7 @@ impl Node {
         if let Some(plane) = &mut self.plane {
             plane.paths.handle_timeout(now);
             plane.tick_tunnels(now, &mut self.out);
+            plane.pay_sessions(now, &mut self.out);
         }
     }
 
@@ -323,6 +325,7 @@ impl Node {
             self.tcp.poll_timeout(),
             plane.and_then(|plane| plane.paths.poll_timeout()),
             plane.and_then(|plane| plane.tunnels.poll_timeout()),
+            plane.and_then(|plane| plane.owed.poll_timeout()),
         ]
         .into_iter()
         .flatten()
@@ -400,12 +403,15 @@ impl Node {
         }
     }
 
-    /// The node's counters.
+    /// The node's counters. Those of tunnels and paths begin anew with a new node key.
     pub fn stats(&self) -> NodeStats {
+        let plane = self.plane.as_ref();
         NodeStats {
             datagrams_in: self.datagrams_in,
             drops: self.counts,
-            held_dropped: self.plane.as_ref().map_or(0, |plane| plane.held.dropped()),
+            held_dropped: plane.map_or(0, |plane| plane.held.dropped()),
+            tunnels: plane.map(|plane| plane.tunnels.stats()).unwrap_or_default(),
+            paths: plane.map(|plane| plane.paths.stats()).unwrap_or_default(),
             tcp: self.tcp.stats(),
         }
     }
@@ -525,7 +531,7 @@ impl Node {
             told.push(event);
         }
         while let Some(peer) = plane.paths.poll_revived() {
-            plane.begin_session(now, &peer, false, &mut self.out);
+            plane.owed.owe(now, &peer, false);
         }
         while let Some((addr, datagram)) = plane.paths.poll_transmit() {
             self.out.push(addr, &datagram);

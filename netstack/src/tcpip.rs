@@ -11,18 +11,29 @@
 //! Invariants: memory for buffers never exceeds the budget; a [`ConnId`] never means another connection than the one it was made for; a connection that is over and
 //! not held by the caller is gone. Deliberately absent: fragments, routes, any address but our own.
 
+mod allowance;
 mod budget;
+mod compose;
 mod config;
 mod connection;
 mod deliver;
 mod device;
 mod ending;
+mod engine;
+mod error;
+mod fit;
 mod flow;
 mod inbound;
+mod initial;
 mod last_sent;
+mod ledger;
 mod listener;
 mod outbox;
+mod pace;
+mod patience;
+mod rebuild;
 mod settle;
+mod stats;
 mod table;
 mod time_wait;
 mod wheel;
@@ -39,13 +50,18 @@ use smoltcp::iface::{Config as InterfaceConfig, Interface, SocketSet};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 
 pub use config::TcpConfig;
+pub use error::{ConnectError, ListenError, TcpError};
+pub use stats::TcpStats;
 pub use table::ConnId;
 
+use allowance::Allowance;
 use budget::Budget;
-use connection::{Connection, Engine, Patience, Phase};
+use connection::{Connection, Phase};
+use engine::Engine;
 use flow::{Flow, HashKey, KeyedMap};
 use listener::Listener;
 use outbox::Outbox;
+use patience::Patience;
 use table::Table;
 use time_wait::TimeWaits;
 use wheel::Wheel;
@@ -93,48 +109,6 @@ pub enum CloseReason {
     Done,
 }
 
-/// Why a call on a connection did nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum TcpError {
-    /// Nothing to read, or no room to write; an event follows.
-    #[error("the operation would block")]
-    WouldBlock,
-    /// The handle was released, or never was one.
-    #[error("no such connection")]
-    Stale,
-    /// Written to after [`TcpIp::shutdown`].
-    #[error("writing to a connection whose sending side is shut down")]
-    ShutDown,
-    /// The connection is over.
-    #[error("the connection is over: {0:?}")]
-    Closed(CloseReason),
-}
-
-/// Why a port is not listened on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum ListenError {
-    /// Someone listens there.
-    #[error("listening on port {0}: it is in use")]
-    InUse(u16),
-    /// Port 0 cannot be reached.
-    #[error("listening on port 0")]
-    PortZero,
-}
-
-/// Why no connection was begun.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// The local address is not ours, of another family, or the remote one cannot be reached by TCP.
-    #[error("connecting from {0} to {1}: not possible with these addresses")]
-    Unaddressable(IpAddr, SocketAddr),
-    /// No port is left for this remote address.
-    #[error("connecting to {0}: no local port is free")]
-    NoPort(SocketAddr),
-    /// A limit on connections or memory is reached.
-    #[error("connecting to {0}: too many connections")]
-    Exhausted(SocketAddr),
-}
-
 /// A connection that a peer opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Accepted {
@@ -144,41 +118,6 @@ pub struct Accepted {
     pub local: SocketAddr,
     /// The peer's side.
     pub remote: SocketAddr,
-}
-
-/// What happened so far, and what there is now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct TcpStats {
-    /// Packets handed in.
-    pub packets_in: u64,
-    /// Packets that are no valid IP or TCP packet.
-    pub malformed: u64,
-    /// Fragments, which are not put together.
-    pub fragments: u64,
-    /// Packets to an address that is not ours, or from one that is.
-    pub misdirected: u64,
-    /// Connection stacks run by polls, and how many of those runs a deadline caused.
-    pub stack_polls: u64,
-    /// Runs caused by a deadline.
-    pub timer_polls: u64,
-    /// Packets that no connection claimed.
-    pub unclaimed: u64,
-    /// SYNs dropped because a backlog, a limit or the memory budget was reached.
-    pub syn_dropped: u64,
-    /// SYNs to ports on which nobody listens.
-    pub refused: u64,
-    /// Handshakes of peers that did not finish.
-    pub half_open_reaped: u64,
-    /// Connections whose slot was freed.
-    pub reaped: u64,
-    /// Answers dropped because too many waited for one poll.
-    pub answers_dropped: u64,
-    /// Connections now, those that nobody holds any more included.
-    pub connections: usize,
-    /// Handshakes of peers under way.
-    pub half_open: usize,
-    /// Buffer memory handed out, in bytes.
-    pub buffer_bytes: usize,
 }
 
 /// What one remote address has of the limits.
@@ -198,6 +137,7 @@ pub struct TcpIp {
     engine: Engine,
     /// The set without sockets, which answers for everything that is not open.
     stray: SocketSet<'static>,
+    stray_answers: Allowance,
     addresses: Vec<IpAddr>,
     table: Table,
     flows: KeyedMap<Flow, u32>,
@@ -239,6 +179,7 @@ impl TcpIp {
         };
         let iface = Interface::new(interface, &mut wire, Clock::ZERO);
         let key = HashKey::new(seed);
+        let stray_answers = Allowance::new(config.stray_answers_per_second_max);
         Self {
             patience: Patience::new(&config),
             budget: Budget::new(&config),
@@ -247,6 +188,7 @@ impl TcpIp {
             now: Clock::ZERO,
             engine: Engine { iface, scratch },
             stray: SocketSet::new(Vec::new()),
+            stray_answers,
             addresses: Vec::new(),
             table: Table::default(),
             flows: KeyedMap::with_hasher(key),
@@ -403,7 +345,14 @@ impl TcpIp {
             .free_flow(now, local, remote, rng)
             .ok_or(ConnectError::NoPort(remote))?;
         let buffers = self.admit(&flow).ok_or(ConnectError::Exhausted(remote))?;
-        let made = Connection::active(flow, buffers, now, &self.patience, &mut self.engine);
+        let made = Connection::active(
+            flow,
+            buffers,
+            self.ledger(),
+            now,
+            &self.patience,
+            &mut self.engine,
+        );
         let Ok(connection) = made else {
             self.budget.give_back(buffers);
             return Err(ConnectError::Unaddressable(local, remote));
@@ -420,8 +369,10 @@ impl TcpIp {
     /// # Errors
     /// [`TcpError::WouldBlock`] arms one [`TcpEvent::Readable`]; the other errors are final.
     pub fn recv(&mut self, conn: ConnId, buf: &mut [u8]) -> Result<usize, TcpError> {
+        let now = self.now;
+        let result = self.held_mut(conn)?.recv(buf, now);
+        self.fit_to_pace(now, conn.slot());
         let connection = self.held_mut(conn)?;
-        let result = connection.recv(buf);
         if connection.window_update_due() || connection.reported {
             self.touch(conn.slot());
         }
@@ -434,7 +385,18 @@ impl TcpIp {
     /// [`TcpError::WouldBlock`] arms one [`TcpEvent::Writable`]; the other errors are final.
     pub fn send(&mut self, conn: ConnId, data: &[u8]) -> Result<usize, TcpError> {
         let now = self.now;
-        let result = self.held_mut(conn)?.send(data, now);
+        let connection = self.held_mut(conn)?;
+        // A writer that comes with more than the ring holds gets a larger one, at once if nothing is unacknowledged, else after that.
+        if data.len() > connection.send_room_bytes() && connection.is_flushed() {
+            self.fit_to_write(conn.slot());
+        }
+        self.fit_to_pace(now, conn.slot());
+        let connection = self.held_mut(conn)?;
+        let is_short = data.len() > connection.send_room_bytes();
+        let result = connection.send(data, now);
+        if is_short {
+            self.fit_to_write(conn.slot());
+        }
         self.touch(conn.slot());
         result
     }

@@ -5,9 +5,9 @@
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
-use crate::ids::RecordingId;
-use crate::ingest::{RecordingSink, RecordingWriter};
-use crate::store::{Durable, End, Opening, SealedRecording, StoreError};
+use crate::ids::{EventId, RecordingId};
+use crate::ingest::{RecordingSink, RecordingWriter, SourceNode};
+use crate::store::{Durable, End, Event, Opening, SealedRecording, StoreError, StoreHealth};
 
 /// Announcements that nobody has taken yet; more are dropped.
 const ANNOUNCEMENTS_MAX: usize = 16;
@@ -36,6 +36,14 @@ impl<S: RecordingSink> RecordingSink for Announcing<S> {
             sealed: self.sealed.clone(),
         })
     }
+
+    fn health(&self) -> watch::Receiver<StoreHealth> {
+        self.inner.health()
+    }
+
+    async fn record_event(&self, event: Event) -> Result<EventId, StoreError> {
+        self.inner.record_event(event).await
+    }
 }
 
 impl<W: RecordingWriter> RecordingWriter for Announcing<W> {
@@ -45,6 +53,10 @@ impl<W: RecordingWriter> RecordingWriter for Announcing<W> {
 
     async fn append(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         self.inner.append(bytes).await
+    }
+
+    fn note(&mut self, note: SourceNode) {
+        self.inner.note(note);
     }
 
     fn durable(&self) -> watch::Receiver<Durable> {

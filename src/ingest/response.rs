@@ -1,7 +1,7 @@
 //! Responses: refusals without a body, and the channel body that carries ack frames.
 //!
-//! Invariant: a refusal is a head with END_STREAM and zero body bytes, since a body makes stock clients wait forever. Made by the routes
-//! of [`ingest`](super) and by [`record_v2`](super::record_v2).
+//! Invariant: a refusal is a head with END_STREAM and zero body bytes, since a body makes stock clients wait forever. Made by the
+//! [`routes`](super::routes) and the endpoints.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -46,22 +46,44 @@ pub(super) struct FrameSender {
 #[error("sending ack frames: the upload was given up")]
 pub(super) struct Abandoned;
 
-/// Status and END_STREAM; the reason goes into a header, cut to printable ASCII.
-pub(super) fn refusal(status: StatusCode, reason: &str) -> Response<ResponseBody> {
-    let reason: String = reason
-        .chars()
-        .map(|character| match character {
-            ' '..='~' => character,
-            _ => '?',
-        })
-        .take(REASON_BYTES_MAX)
-        .collect();
-    let mut response = Response::new(ResponseBody::Empty);
-    *response.status_mut() = status;
-    if let Ok(value) = HeaderValue::try_from(reason) {
-        response.headers_mut().insert(REASON, value);
+/// A request that is not taken: the status and why.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    reason: String,
+}
+
+pub(super) fn refusal(status: StatusCode, reason: &str) -> Refusal {
+    Refusal {
+        status,
+        reason: reason.to_owned(),
     }
-    response
+}
+
+impl Refusal {
+    /// Status and END_STREAM; the reason goes into a header, cut to printable ASCII.
+    pub(super) fn response(self) -> Response<ResponseBody> {
+        let reason: String = self
+            .reason
+            .chars()
+            .map(|character| match character {
+                ' '..='~' => character,
+                _ => '?',
+            })
+            .take(REASON_BYTES_MAX)
+            .collect();
+        let mut response = Response::new(ResponseBody::Empty);
+        *response.status_mut() = self.status;
+        if let Ok(value) = HeaderValue::try_from(reason) {
+            response.headers_mut().insert(REASON, value);
+        }
+        response
+    }
+}
+
+/// A 200 that says all there is to say.
+pub(super) fn accepted() -> Response<ResponseBody> {
+    Response::new(ResponseBody::Empty)
 }
 
 /// A 200 whose head goes out at once and whose body is written through the sender.

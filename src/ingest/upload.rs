@@ -4,11 +4,11 @@
 //! Receiving ──clean end──► Sealing ──sealed──► Leaving: final ack, hold ──► Closed
 //!     │ │ └──reset───────► Sealing, silent ──sealed──────────────────────► Closed
 //!     │ └────shutdown────► Sealing ──sealed──► Leaving: error frame ─────► Closed
-//!     └──────store failed────────────────────► Leaving: error frame ─────► Closed
+//!     └──────limit, terminated, store stalled or failed ──► Leaving: error frame ──► Closed
 //! ```
 //!
-//! Invariants: acks obey [`ack`](super::ack) until the response ends, also while sealing; the final ack is the whole body; an error frame is last;
-//! content is not looked at. Called by [`record_v2`](super::record_v2).
+//! Invariants: acks obey [`ack`](super::ack) until the response ends, also while sealing; the final ack is the whole body; an error frame is last, and
+//! waits for nothing but a shutdown's seal; no more than the limit is taken; content is not looked at. Driven by [`session`](super::session).
 
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,12 @@ pub struct UploadConfig {
     /// How long the response stays open after the request body ended: a client that sees it end before it has closed the SSH channel (250–500 ms)
     /// reports a failure.
     pub end_stream_hold: Duration,
+    /// How long the last frame waits for a peer that does not read.
+    pub farewell_limit: Duration,
+    /// Bytes of one recording; one more ends the upload.
+    pub recording_bytes_max: Option<u64>,
+    /// How long one recording may go on.
+    pub recording_duration_max: Option<Duration>,
 }
 
 impl Default for UploadConfig {
@@ -33,6 +39,9 @@ impl Default for UploadConfig {
             ack_interval_min: Duration::from_millis(100),
             ack_interval_max: Duration::from_secs(5),
             end_stream_hold: Duration::from_millis(300),
+            farewell_limit: Duration::from_secs(30),
+            recording_bytes_max: None,
+            recording_duration_max: None,
         }
     }
 }
@@ -44,17 +53,63 @@ pub enum UploadEnd {
     Clean,
     /// The uploader reset the stream, or the connection is gone: nobody reads our frames any more.
     Reset(String),
-    /// This recorder stops: the uploader hears why.
+    /// This recorder stops: the uploader hears why, once everything is sealed.
     Shutdown(String),
+    /// An operator ends it: the uploader hears why at once.
+    Terminated(String),
+    /// More came than `recording_bytes_max`.
+    TooLong,
+}
+
+/// What ended an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The whole body arrived.
+    Complete,
+    /// The uploader reset it, or is gone.
+    Reset,
+    /// This recorder stops.
+    Shutdown,
+    /// An operator.
+    Terminated,
+    /// `recording_bytes_max`.
+    BytesLimit,
+    /// `recording_duration_max`.
+    DurationLimit,
+    /// The store took nothing for too long.
+    Stalled,
+    /// The store gave the recording up.
+    Failed,
+}
+
+impl Cause {
+    /// The flag of a recording that ended so, if it gets one.
+    #[must_use]
+    pub const fn flag(self) -> Option<&'static str> {
+        match self {
+            Self::BytesLimit => Some("limit_bytes"),
+            Self::DurationLimit => Some("limit_duration"),
+            Self::Terminated => Some("terminated"),
+            Self::Complete | Self::Reset | Self::Shutdown | Self::Stalled | Self::Failed => None,
+        }
+    }
 }
 
 /// How the recording is to be closed in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// The whole body arrived.
-    pub clean: bool,
-    /// Why not; empty when clean.
+    /// What ended it; clean when [`Cause::Complete`].
+    pub cause: Cause,
+    /// Why, in words; empty when clean.
     pub reason: String,
+}
+
+impl Outcome {
+    /// The whole body arrived.
+    #[must_use]
+    pub fn clean(&self) -> bool {
+        self.cause == Cause::Complete
+    }
 }
 
 /// The state machine of one upload.
@@ -67,6 +122,7 @@ pub struct Upload {
     config: UploadConfig,
     acks: AckSchedule,
     received_bytes: u64,
+    ends_at: Option<Instant>,
     outcome: Option<Outcome>,
     state: State,
 }
@@ -83,7 +139,9 @@ enum State {
         owed_at: Instant,
         close_at: Instant,
     },
-    Closed,
+    Closed {
+        told: bool,
+    },
 }
 
 /// What the response says once the recording is sealed.
@@ -102,18 +160,28 @@ impl Upload {
             config,
             acks: AckSchedule::new(now, config.ack_interval_min, config.ack_interval_max),
             received_bytes: 0,
+            ends_at: config
+                .recording_duration_max
+                .and_then(|limit| now.checked_add(limit)),
             outcome: None,
             state: State::Receiving,
         }
     }
 
-    /// The next bytes of the request body, before they are appended to the store.
-    pub fn handle_bytes(&mut self, _now: Instant, bytes: &[u8]) {
-        if matches!(self.state, State::Receiving) {
-            // A usize has at most 64 bits on every supported target, so the conversion never saturates.
-            let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-            self.received_bytes = self.received_bytes.saturating_add(length);
+    /// The next bytes of the request body: how many of them, from the front, are to be appended to the store. When that is not all, append them and
+    /// say [`UploadEnd::TooLong`].
+    #[must_use]
+    pub fn handle_bytes(&mut self, _now: Instant, bytes: &[u8]) -> usize {
+        if !matches!(self.state, State::Receiving) {
+            return 0;
         }
+        let limit = self.config.recording_bytes_max.unwrap_or(u64::MAX);
+        let room = limit.saturating_sub(self.received_bytes);
+        let taken = bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+        // A usize has at most 64 bits on every supported target, so the conversion never saturates.
+        let taken_bytes = u64::try_from(taken).unwrap_or(u64::MAX);
+        self.received_bytes = self.received_bytes.saturating_add(taken_bytes);
+        taken
     }
 
     /// Everything below `offset` is durable.
@@ -125,14 +193,17 @@ impl Upload {
 
     /// The store gave this recording up.
     pub fn handle_failed(&mut self, now: Instant, reason: String) {
+        self.break_off(now, Cause::Failed, reason);
+    }
+
+    /// The store took nothing for too long: the recording ends as far as it came, and is sealed when the store is back.
+    pub fn handle_stalled(&mut self, now: Instant, reason: String) {
+        self.break_off(now, Cause::Stalled, reason);
+    }
+
+    fn break_off(&mut self, now: Instant, cause: Cause, reason: String) {
         match self.state {
-            State::Receiving => {
-                self.outcome = Some(Outcome {
-                    clean: false,
-                    reason: reason.clone(),
-                });
-                self.leave(now, AckFrame::Error(reason), now);
-            }
+            State::Receiving => self.end_at_once(now, cause, reason),
             State::Sealing {
                 farewell: Farewell::FinalAck | Farewell::Error(_),
                 ..
@@ -140,23 +211,35 @@ impl Upload {
             State::Sealing {
                 farewell: Farewell::Silence,
                 ..
-            } => self.state = State::Closed,
+            } => self.state = State::Closed { told: true },
             // Once sealed, the recording is safe whatever happens to the store.
-            State::Leaving { .. } | State::Closed => {}
+            State::Leaving { .. } | State::Closed { .. } => {}
         }
     }
 
-    /// No more bytes come.
+    /// No more bytes come, or are taken.
     pub fn handle_end(&mut self, now: Instant, end: UploadEnd) {
         if !matches!(self.state, State::Receiving) {
             return;
         }
-        let (clean, reason, farewell) = match end {
-            UploadEnd::Clean => (true, String::new(), Farewell::FinalAck),
-            UploadEnd::Reset(reason) => (false, reason, Farewell::Silence),
-            UploadEnd::Shutdown(reason) => (false, reason.clone(), Farewell::Error(reason)),
+        let (cause, reason, farewell) = match end {
+            UploadEnd::Clean => (Cause::Complete, String::new(), Farewell::FinalAck),
+            UploadEnd::Reset(reason) => (Cause::Reset, reason, Farewell::Silence),
+            UploadEnd::Shutdown(reason) => {
+                (Cause::Shutdown, reason.clone(), Farewell::Error(reason))
+            }
+            UploadEnd::Terminated(reason) => {
+                return self.end_at_once(now, Cause::Terminated, reason);
+            }
+            UploadEnd::TooLong => {
+                let reason = format!(
+                    "the recording reached recording_bytes_max, {} bytes",
+                    self.received_bytes
+                );
+                return self.end_at_once(now, Cause::BytesLimit, reason);
+            }
         };
-        self.outcome = Some(Outcome { clean, reason });
+        self.outcome = Some(Outcome { cause, reason });
         self.state = State::Sealing {
             ended_at: now,
             farewell,
@@ -180,7 +263,7 @@ impl Upload {
                 self.leave(now, AckFrame::Error(reason), now);
             }
             Farewell::Error(reason) => self.leave(now, AckFrame::Error(reason), now),
-            Farewell::Silence => self.state = State::Closed,
+            Farewell::Silence => self.state = State::Closed { told: true },
         }
     }
 
@@ -196,7 +279,7 @@ impl Upload {
                 farewell: Farewell::Silence,
                 ..
             }
-            | State::Closed => None,
+            | State::Closed { .. } => None,
             State::Leaving { frame, .. } => {
                 let frame = frame.take();
                 self.handle_timeout(now);
@@ -218,7 +301,7 @@ impl Upload {
                 farewell: Farewell::Silence,
                 ..
             }
-            | State::Closed => false,
+            | State::Closed { .. } => false,
             State::Leaving { frame, .. } => frame.is_some(),
         }
     }
@@ -227,8 +310,11 @@ impl Upload {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.state {
-            State::Receiving
-            | State::Sealing {
+            State::Receiving => {
+                let ack = self.acks.poll_timeout();
+                Some(self.ends_at.map_or(ack, |end| end.min(ack)))
+            }
+            State::Sealing {
                 farewell: Farewell::FinalAck | Farewell::Error(_),
                 ..
             } => Some(self.acks.poll_timeout()),
@@ -236,7 +322,7 @@ impl Upload {
                 farewell: Farewell::Silence,
                 ..
             }
-            | State::Closed => None,
+            | State::Closed { .. } => None,
             State::Leaving {
                 frame: Some(_),
                 owed_at,
@@ -250,16 +336,43 @@ impl Upload {
         }
     }
 
+    /// When to call [`handle_timeout`](Self::handle_timeout) although a frame is due that cannot be sent.
+    #[must_use]
+    pub fn poll_limit(&self) -> Option<Instant> {
+        match &self.state {
+            State::Receiving => self.ends_at,
+            State::Leaving {
+                frame: Some(_),
+                owed_at,
+                ..
+            } => Some(*owed_at + self.config.farewell_limit),
+            State::Sealing { .. } | State::Leaving { frame: None, .. } | State::Closed { .. } => {
+                None
+            }
+        }
+    }
+
     /// Time passed.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if let State::Leaving {
-            frame: None,
-            close_at,
-            ..
-        } = self.state
-            && now >= close_at
-        {
-            self.state = State::Closed;
+        let late = |at: Option<Instant>| at.is_some_and(|at| now >= at);
+        match self.state {
+            State::Receiving if late(self.ends_at) => {
+                let limit = self.config.recording_duration_max.unwrap_or_default();
+                let reason = format!("the recording reached recording_duration_max, {limit:?}");
+                self.end_at_once(now, Cause::DurationLimit, reason);
+            }
+            State::Leaving {
+                frame: None,
+                close_at,
+                ..
+            } if now >= close_at => self.state = State::Closed { told: true },
+            State::Leaving { frame: Some(_), .. } if late(self.poll_limit()) => {
+                self.state = State::Closed { told: false };
+            }
+            State::Receiving
+            | State::Sealing { .. }
+            | State::Leaving { .. }
+            | State::Closed { .. } => {}
         }
     }
 
@@ -272,7 +385,13 @@ impl Upload {
     /// Nothing more is sent: the response ends.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        matches!(self.state, State::Closed)
+        matches!(self.state, State::Closed { .. })
+    }
+
+    /// The response ends without the frame that should have been its last: the peer did not read.
+    #[must_use]
+    pub fn is_cut_short(&self) -> bool {
+        matches!(self.state, State::Closed { told: false })
     }
 
     /// How to close the recording, once no more bytes are taken.
@@ -285,6 +404,15 @@ impl Upload {
     #[must_use]
     pub fn received_bytes(&self) -> u64 {
         self.received_bytes
+    }
+
+    /// Ends the upload with an error frame that waits for nothing; the seal goes on behind it.
+    fn end_at_once(&mut self, now: Instant, cause: Cause, reason: String) {
+        self.outcome = Some(Outcome {
+            cause,
+            reason: reason.clone(),
+        });
+        self.leave(now, AckFrame::Error(reason), now);
     }
 
     fn leave(&mut self, now: Instant, frame: AckFrame, close_at: Instant) {

@@ -176,6 +176,12 @@ pub enum StoreError {
         #[source]
         source: serde_json::Error,
     },
+    /// There is nothing of ours to read: no recorder ever opened a store there.
+    #[error("{url} holds no store")]
+    NoStore {
+        /// What was given.
+        url: String,
+    },
     /// As many recordings are open as one recorder takes.
     #[error("{limit} recordings are open: no more are taken")]
     TooManyRecordings {

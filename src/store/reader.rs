@@ -1,7 +1,7 @@
 //! Recording id in, verified plain bytes out, in order.
 //!
 //! Invariant: no byte is handed out before its whole block was proven against the manifest. Memory held is one read.
-//! Called through [`Store`] by whoever plays, exports or verifies.
+//! Called through [`Store`] and [`StoreReader`] by whoever plays, exports or verifies.
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
@@ -9,23 +9,61 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use sha2::{Digest, Sha256};
 
-use super::create::ANSWER_TIMEOUT;
+use super::create::{ANSWER_TIMEOUT, Objects};
 use super::error::StoreError;
-use super::{Shared, Store, layout};
+use super::{Shared, Store, StoreReader, layout};
 use crate::ids::RecordingId;
 use crate::recording::manifest::{Manifest, Segment};
 use crate::recording::seal::{BLOCK_BYTES, HexDigest, SegmentDigests, SegmentHasher};
 
 impl Store {
-    /// The object names of all manifests, in no order. A listing: it may lag behind on some backends.
+    /// See [`StoreReader::manifest_names`].
     ///
     /// # Errors
     /// [`StoreError::Object`].
     pub fn manifest_names(
         &self,
     ) -> impl Stream<Item = Result<String, StoreError>> + Send + 'static {
+        self.reader().manifest_names()
+    }
+
+    /// See [`StoreReader::find`].
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Object`], [`StoreError::Manifest`].
+    pub async fn find(&self, recording: RecordingId) -> Result<Manifest, StoreError> {
+        self.reader().find(recording).await
+    }
+
+    /// See [`StoreReader::manifest`].
+    ///
+    /// # Errors
+    /// [`StoreError::Object`], [`StoreError::Manifest`], [`StoreError::ForeignObject`].
+    pub async fn manifest(&self, name: &str) -> Result<Manifest, StoreError> {
+        self.reader().manifest(name).await
+    }
+
+    /// See [`StoreReader::read_plain`].
+    ///
+    /// Ends after the first error: [`StoreError::BlockMismatch`], [`StoreError::Mismatch`], [`StoreError::Object`].
+    pub fn read_plain(
+        &self,
+        manifest: Manifest,
+    ) -> impl Stream<Item = Result<Bytes, StoreError>> + Send + 'static {
+        self.reader().read_plain(manifest)
+    }
+}
+
+impl StoreReader {
+    /// The object names of all manifests, in no order. A listing: it may lag behind on some backends.
+    ///
+    /// # Errors
+    /// [`StoreError::Object`].
+    pub fn manifest_names(
+        &self,
+    ) -> impl Stream<Item = Result<String, StoreError>> + Send + 'static + use<> {
         let prefix = layout::recordings();
-        let listed = self.shared.objects.store().list(Some(&prefix));
+        let listed = self.objects.store().list(Some(&prefix));
         listed
             .try_filter_map(|object| async move {
                 Ok(layout::manifest_of(&object.location).map(|_| object.location.to_string()))
@@ -56,7 +94,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Object`], [`StoreError::Manifest`]; [`StoreError::ForeignObject`] when there is none.
     pub async fn manifest(&self, name: &str) -> Result<Manifest, StoreError> {
-        let bytes = self.shared.objects.read(&Path::from(name)).await?;
+        let bytes = self.objects.read(&Path::from(name)).await?;
         let bytes = bytes.ok_or_else(|| StoreError::ForeignObject { name: name.into() })?;
         Manifest::decode(&bytes).map_err(|source| StoreError::Manifest {
             name: name.into(),
@@ -70,9 +108,9 @@ impl Store {
     pub fn read_plain(
         &self,
         manifest: Manifest,
-    ) -> impl Stream<Item = Result<Bytes, StoreError>> + Send + 'static {
+    ) -> impl Stream<Item = Result<Bytes, StoreError>> + Send + 'static + use<> {
         let reading = Reading {
-            store: self.clone(),
+            objects: self.objects.clone(),
             manifest,
             segment: 0,
             block: 0,
@@ -88,7 +126,7 @@ impl Store {
 }
 
 struct Reading {
-    store: Store,
+    objects: Objects,
     manifest: Manifest,
     segment: usize,
     block: usize,
@@ -112,7 +150,7 @@ impl Reading {
                 self.block = 0;
                 continue;
             };
-            let bytes = read_block(&self.store, segment, self.block, digest).await?;
+            let bytes = read_block(&self.objects, segment, self.block, digest).await?;
             self.block = self.block.saturating_add(1);
             self.plain.update(&bytes);
             return Ok(Some((bytes, Some(self))));
@@ -121,7 +159,7 @@ impl Reading {
 }
 
 async fn read_block(
-    store: &Store,
+    objects: &Objects,
     segment: &Segment,
     block: usize,
     digest: HexDigest,
@@ -132,12 +170,7 @@ async fn read_block(
         .unwrap_or(u64::MAX)
         .saturating_mul(block_bytes);
     let end = start.saturating_add(block_bytes).min(segment.stored_bytes);
-    let read = store
-        .shared
-        .objects
-        .store()
-        .get_range(&name, start..end)
-        .await;
+    let read = objects.store().get_range(&name, start..end).await;
     let bytes = read.map_err(|source| StoreError::Object {
         step: "read",
         name: name.to_string(),

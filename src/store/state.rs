@@ -392,6 +392,11 @@ impl State {
         reason
     }
 
+    /// The first reason that [`State::halt`] was told.
+    pub(super) fn halted(&self) -> Option<Arc<StoreError>> {
+        self.halted.clone()
+    }
+
     pub(super) fn note_object(&mut self, bytes: usize) {
         let bytes = u64::try_from(bytes).unwrap_or_default();
         self.stats.journal_bytes = self.stats.journal_bytes.saturating_add(bytes);

@@ -5,8 +5,10 @@
 //! everything runs against ours.
 
 mod bench;
+mod conformance;
 mod derp;
 mod devnet;
+mod endpoints;
 mod log_lines;
 mod process;
 mod recclient;
@@ -25,7 +27,7 @@ use anyhow::ensure;
 use crate::bench::judge;
 use crate::derp::Derper;
 use crate::devnet::OwnControl;
-use crate::recclient::{Cast, Job, Report, Running};
+use crate::recclient::{Cast, Endpoint, Job, Report, Running};
 use crate::recorder::OwnRecorder;
 use crate::reference::Reference;
 use crate::scenarios::Soak;
@@ -65,10 +67,24 @@ fn a_stock_client_uploads_to_the_reference_recorder() {
             Job::new("medium", Cast::Generated(GENERATED_BYTES)),
         ] {
             let report = scenarios::a_stock_client_uploads(bench, reference.tailnet(), &job)?;
-            assert_stored(&reference, &report)?;
+            assert_stored(&reference, &job, &report)?;
+        }
+        for endpoint in endpoints::ALL {
+            let job = endpoints::job(bench, endpoint, shell_cast())?;
+            let report = scenarios::a_stock_client_uploads(bench, reference.tailnet(), &job)?;
+            assert_stored(&reference, &job, &report)?;
         }
         Ok(())
     });
+}
+
+/// The clients' side of the conversation: what they do when a recorder misbehaves, and what they send.
+#[test]
+fn stock_clients_do_what_a_recorder_relies_on() {
+    judge(
+        "conformance",
+        conformance::every_case_runs_and_ends_as_stated,
+    );
 }
 
 /// One run of our recorder. While a stock daemon soaks beside it and a session as long as that is recorded, other stock clients
@@ -124,6 +140,14 @@ fn our_recorder_serves_stock_clients() {
             recorder.assert_stored(&report)?;
         }
 
+        for endpoint in endpoints::ALL {
+            let job = endpoints::job(bench, endpoint, shell_cast())?;
+            let report = endpoints::a_stock_client_tries(bench, &tailnet, &job)?;
+            if let Some(report) = report.filter(|_| endpoint == Endpoint::RecordV1) {
+                recorder.assert_stored(&report)?;
+            }
+        }
+
         let report = scenarios::a_running_client_ends_well(session_running, &tailnet, &session)?;
         recorder.assert_stored(&report)?;
         daemon.end(soak)?;
@@ -137,14 +161,18 @@ fn our_recorder_serves_stock_clients() {
     });
 }
 
-fn assert_stored(reference: &Reference, report: &Report) -> anyhow::Result<()> {
-    for upload in &report.uploads {
+fn assert_stored(reference: &Reference, job: &Job<'_>, report: &Report) -> anyhow::Result<()> {
+    let uploads = report.uploads.iter();
+    let sent = uploads.map(|upload| (upload.bytes_sent, &upload.sha256_sent));
+    let event = report.event.iter();
+    for (bytes, sha256) in sent.chain(event.map(|event| (event.bytes_sent, &event.sha256_sent))) {
         let stored = reference.stored()?;
         ensure!(
             stored.error.is_empty()
-                && stored.bytes == upload.bytes_sent
-                && stored.sha256 == upload.sha256_sent,
-            "sent and stored differ: {upload:?} {stored:?}"
+                && stored.endpoint == job.endpoint.path()
+                && stored.bytes == bytes
+                && stored.sha256 == *sha256,
+            "sent and stored differ: {report:?} {stored:?}"
         );
     }
     Ok(())

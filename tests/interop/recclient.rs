@@ -1,5 +1,5 @@
 //! Runs `recclient` (`peers/tailscale/cmd/recclient`) to its end: a stock tsnet node that joins, finds the direct path to the
-//! recorder and streams casts with `sessionrecording.ConnectToRecorder`. Called by the upload scenarios.
+//! recorder and streams casts with `sessionrecording.ConnectToRecorder`, or sends an event. Called by the upload scenarios.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -25,6 +25,28 @@ pub(crate) enum Cast {
     Generated(u64),
 }
 
+/// Where a client sends it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    /// `POST /v2/record`, found by its probe.
+    RecordV2,
+    /// `POST /record`: the probe for v2 fails.
+    RecordV1,
+    /// `POST /v2/event`; the cast is a file that holds the event.
+    EventV2,
+}
+
+impl Endpoint {
+    /// As requests name it.
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::RecordV2 => "/v2/record",
+            Self::RecordV1 => "/record",
+            Self::EventV2 => "/v2/event",
+        }
+    }
+}
+
 /// What one client does.
 #[derive(Debug, Clone)]
 pub(crate) struct Job<'a> {
@@ -32,6 +54,8 @@ pub(crate) struct Job<'a> {
     pub(crate) hostname: &'a str,
     /// What it streams; generated ones of one client all differ.
     pub(crate) cast: Cast,
+    /// Where to.
+    pub(crate) endpoint: Endpoint,
     /// How many of them at once.
     pub(crate) uploads: usize,
     /// Pause between two lines.
@@ -48,6 +72,7 @@ impl<'a> Job<'a> {
         Self {
             hostname,
             cast,
+            endpoint: Endpoint::RecordV2,
             uploads: 1,
             pace: Duration::ZERO,
             idle: Duration::ZERO,
@@ -69,8 +94,10 @@ pub(crate) struct Report {
     pub(crate) join_ms: u64,
     /// How the first packets to the recorder fared.
     pub(crate) warm: Warm,
-    /// In no order of time.
+    /// In no order of time. None, if it sent an event.
     pub(crate) uploads: Vec<Upload>,
+    /// What it sent instead of an upload.
+    pub(crate) event: Option<SentEvent>,
     /// The path after the uploads.
     pub(crate) path: PeerPath,
 }
@@ -104,6 +131,31 @@ pub(crate) struct Upload {
     pub(crate) frame_error: String,
     /// The recorder ended the response itself, by END_STREAM.
     pub(crate) clean_end: bool,
+    /// The watcher could not follow the bytes on the wire.
+    pub(crate) watch_error: String,
+    /// Of all responses over HTTP/1.1, `100 Continue` included.
+    pub(crate) statuses: Vec<u16>,
+    /// The last of them has `Connection: close`.
+    pub(crate) says_it_ends: bool,
+}
+
+/// What the client says about one event.
+#[derive(Debug, Deserialize)]
+pub(crate) struct SentEvent {
+    /// One per recorder that was tried, in order.
+    pub(crate) attempts: Vec<Attempt>,
+    /// Length of its JSON.
+    pub(crate) bytes_sent: u64,
+    /// SHA-256 of those bytes, lower-case hexadecimal.
+    pub(crate) sha256_sent: String,
+    /// The last recorder said that it takes no events.
+    pub(crate) not_supported: bool,
+    /// From the first dial to the last answer, milliseconds.
+    pub(crate) ms: u64,
+    /// Of all responses on the last connection.
+    pub(crate) statuses: Vec<u16>,
+    /// The last of them has `Connection: close`.
+    pub(crate) says_it_ends: bool,
     /// The watcher could not follow the bytes on the wire.
     pub(crate) watch_error: String,
 }
@@ -161,7 +213,14 @@ impl Running {
         if !job.warm {
             command.args(["-warm", "0"]);
         }
+        if job.endpoint == Endpoint::RecordV1 {
+            command.arg("-v1");
+        }
         let lines = match &job.cast {
+            Cast::File(path) if job.endpoint == Endpoint::EventV2 => {
+                command.arg("-event").arg(path);
+                0
+            }
             Cast::File(path) => {
                 command.arg("-cast").arg(path);
                 std::fs::read_to_string(path)?.lines().count()

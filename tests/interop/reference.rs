@@ -23,9 +23,11 @@ pub(crate) struct Reference {
     tailnet: Tailnet,
 }
 
-/// What its recorder says about one finished recording.
+/// What its recorder says about one finished recording, or about an event.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Stored {
+    /// Path of the request.
+    pub(crate) endpoint: String,
     /// Length of the request body.
     pub(crate) bytes: u64,
     /// SHA-256 of the request body, lower-case hexadecimal.
@@ -71,7 +73,7 @@ impl Reference {
         &self.tailnet
     }
 
-    /// Waits for the next finished recording.
+    /// Waits for the next finished recording, or event.
     pub(crate) fn stored(&self) -> anyhow::Result<Stored> {
         self.process
             .wait_for("a finished recording", STORED_LIMIT, stdout_json)

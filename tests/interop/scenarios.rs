@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 
 use crate::bench::Bench;
 use crate::process::now;
-use crate::recclient::{Job, Report, Running, Upload};
+use crate::recclient::{Attempt, Endpoint, Job, Report, Running, SentEvent, Upload};
 use crate::tailnet::Tailnet;
 use crate::tailscaled::Tailscaled;
 
@@ -45,13 +45,25 @@ pub(crate) fn a_running_client_ends_well(
             "not sought before".to_owned()
         },
     );
-    ensure!(
-        report.uploads.len() == job.uploads,
-        "uploads are missing: {report:?}"
-    );
-    eprintln!("interop: {}: {}", job.hostname, summary(&report.uploads));
-    for upload in &report.uploads {
-        went_well(upload, tailnet)?;
+    match job.endpoint {
+        Endpoint::RecordV2 | Endpoint::RecordV1 => {
+            ensure!(
+                report.uploads.len() == job.uploads && report.event.is_none(),
+                "uploads are missing: {report:?}"
+            );
+            eprintln!("interop: {}: {}", job.hostname, summary(&report.uploads));
+            for upload in &report.uploads {
+                went_well(upload, job.endpoint, tailnet)?;
+            }
+        }
+        Endpoint::EventV2 => {
+            let event = report.event.as_ref().context("no event was sent")?;
+            eprintln!(
+                "interop: {}: an event of {} bytes was taken in {} ms, sha256 {}",
+                job.hostname, event.bytes_sent, event.ms, event.sha256_sent
+            );
+            was_taken(event, tailnet)?;
+        }
     }
     ensure!(
         !job.warm || !report.warm.endpoint.is_empty(),
@@ -88,24 +100,23 @@ fn summary(uploads: &[Upload]) -> String {
 }
 
 /// Acks, protocol and end of one upload are as they should be.
-fn went_well(upload: &Upload, tailnet: &Tailnet) -> anyhow::Result<()> {
+fn went_well(upload: &Upload, endpoint: Endpoint, tailnet: &Tailnet) -> anyhow::Result<()> {
     ensure!(
         upload.error.is_empty() && upload.frame_error.is_empty(),
         "the upload failed: {upload:?}"
     );
     ensure!(
         upload.watch_error.is_empty(),
-        "the wire was not HTTP/2: {upload:?}"
+        "the wire was not HTTP: {upload:?}"
     );
-    let tried: Vec<_> = upload
-        .attempts
-        .iter()
-        .map(|attempt| (attempt.recorder.as_str(), attempt.error.as_str()))
-        .collect();
-    ensure!(
-        tried == [(tailnet.recorder.to_string().as_str(), "")],
-        "the recorder was not reached at the first attempt: {tried:?}"
-    );
+    at_the_first_attempt(&upload.attempts, tailnet)?;
+    if endpoint == Endpoint::RecordV1 {
+        ensure!(
+            upload.protocol == "v1" && upload.statuses == [100, 200] && upload.says_it_ends,
+            "not 100, then 200 and the end of the connection: {upload:?}"
+        );
+        return Ok(());
+    }
     ensure!(
         upload.protocol == "v2",
         "the client fell back to v1: {upload:?}"
@@ -121,6 +132,28 @@ fn went_well(upload: &Upload, tailnet: &Tailnet) -> anyhow::Result<()> {
     ensure!(
         upload.clean_end,
         "the recorder did not end the response: {upload:?}"
+    );
+    Ok(())
+}
+
+/// Support was found, the event was sent on the same connection, and the recorder ends that.
+fn was_taken(event: &SentEvent, tailnet: &Tailnet) -> anyhow::Result<()> {
+    at_the_first_attempt(&event.attempts, tailnet)?;
+    ensure!(
+        event.watch_error.is_empty() && event.statuses == [200, 200] && event.says_it_ends,
+        "not 200, then 200 and the end of the connection: {event:?}"
+    );
+    Ok(())
+}
+
+fn at_the_first_attempt(attempts: &[Attempt], tailnet: &Tailnet) -> anyhow::Result<()> {
+    let tried: Vec<_> = attempts
+        .iter()
+        .map(|attempt| (attempt.recorder.as_str(), attempt.error.as_str()))
+        .collect();
+    ensure!(
+        tried == [(tailnet.recorder.to_string().as_str(), "")],
+        "the recorder was not reached at the first attempt: {tried:?}"
     );
     Ok(())
 }

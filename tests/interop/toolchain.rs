@@ -1,5 +1,5 @@
-//! Builds the stock peers with the machine's Go, once per run: our uploader `recclient`, our reference tailnet `stocknet`, and
-//! upstream's `tailscaled`, `tailscale` and `derper`, all of the one version that `peers/tailscale/go.mod` pins. What is built
+//! Builds the stock peers with the machine's Go, once per run: our uploader `recclient`, our reference tailnet `stocknet`, our
+//! `conformance` cases, and upstream's `tailscaled`, `tailscale` and `derper`, all of the one version that `peers/tailscale/go.mod` pins. What is built
 //! stays in `target/interop/bin`; Go's own cache makes the second build short. Called by `bench.rs`.
 
 use std::path::{Path, PathBuf};
@@ -14,8 +14,9 @@ use crate::process::{now, output_of};
 const GO_VERSION_MIN: (u32, u32, u32) = (1, 26, 6);
 
 /// What is built, as Go names its packages.
-const PACKAGES: [&str; 5] = [
+const PACKAGES: [&str; 6] = [
     "./cmd/recclient",
+    "./cmd/conformance",
     "./cmd/stocknet",
     "tailscale.com/cmd/tailscaled",
     "tailscale.com/cmd/tailscale",
@@ -42,6 +43,17 @@ pub(crate) fn peers() -> anyhow::Result<Peers> {
         .get_or_init(|| build().map_err(|error| format!("{error:?}")))
         .clone()
         .map_err(|error| anyhow!(error))
+}
+
+/// `go test` with `arguments` in the module that pins the Kubernetes operator, of the same version as everything else here.
+pub(crate) fn operator_tests(arguments: &[&str]) -> anyhow::Result<String> {
+    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/peers/k8s");
+    let mut vet = Command::new("go");
+    vet.current_dir(&module).args(["vet", "./..."]);
+    output_of(vet).context("vetting the pins of the operator")?;
+    let mut test = Command::new("go");
+    test.current_dir(&module).arg("test").args(arguments);
+    output_of(test).context("running the operator's own tests")
 }
 
 /// `target/interop`: programs and logs.

@@ -1,7 +1,7 @@
 //! The promises, as tests: over the real tunnel, on a real disk, or of the binary itself. One module per promise.
 //!
-//! The rest are what they are made with: `tailnet` (a devnet, a recorder, an uploader), `uploader` (HTTP/2 by the byte),
-//! `process` (the binary as a child).
+//! The rest are what they are made with: `tailnet` (a devnet, a recorder, an uploader), `bench` (ingest without a tunnel, and a store that does as it
+//! is told), `uploader` (HTTP/2 by the byte) under its `witness`, `old_uploader` (HTTP/1.1), `process` (the binary as a child), `service` (`serve` as a child).
 
 #![allow(
     clippy::unwrap_used,
@@ -9,13 +9,19 @@
     reason = "a test program: to panic is to fail"
 )]
 
+mod bench;
 mod demo;
 mod durable_ack;
+mod endpoints;
 mod hostile;
+mod old_uploader;
 mod process;
+mod serve;
+mod service;
 mod stock_clients;
 mod tailnet;
 mod uploader;
+mod witness;
 
 use std::future::Future;
 use std::time::Duration;

@@ -77,35 +77,40 @@ impl DevProcess {
 
     /// Its sockets as the kernel has them.
     pub(crate) fn sockets(&self) -> Sockets {
-        let process = Path::new("/proc").join(self.child.id().unwrap().to_string());
-        let inodes: BTreeSet<String> = fs::read_dir(process.join("fd"))
-            .unwrap()
-            .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
-            .filter_map(|target| {
-                let inode = target.to_str()?.strip_prefix("socket:[")?;
-                Some(inode.trim_end_matches(']').to_owned())
-            })
-            .collect();
-        let mut sockets = Sockets::default();
-        for table in ["tcp", "tcp6", "udp", "udp6"] {
-            let Ok(text) = fs::read_to_string(process.join("net").join(table)) else {
-                continue; // A kernel without IPv6 has no such table.
-            };
-            for row in text.lines().skip(1) {
-                let columns: Vec<&str> = row.split_whitespace().collect();
-                if !inodes.contains(columns[9]) {
-                    continue;
-                }
-                let address = address(columns[1]);
-                match (table.starts_with("tcp"), columns[3]) {
-                    (true, LISTENING) => sockets.tcp_listeners.push(address),
-                    (true, _) => sockets.tcp_connections.push(address),
-                    (false, _) => sockets.udp.push(address),
-                }
+        sockets_of(self.child.id().unwrap())
+    }
+}
+
+/// The sockets of a process as the kernel has them.
+pub(crate) fn sockets_of(pid: u32) -> Sockets {
+    let process = Path::new("/proc").join(pid.to_string());
+    let inodes: BTreeSet<String> = fs::read_dir(process.join("fd"))
+        .unwrap()
+        .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
+        .filter_map(|target| {
+            let inode = target.to_str()?.strip_prefix("socket:[")?;
+            Some(inode.trim_end_matches(']').to_owned())
+        })
+        .collect();
+    let mut sockets = Sockets::default();
+    for table in ["tcp", "tcp6", "udp", "udp6"] {
+        let Ok(text) = fs::read_to_string(process.join("net").join(table)) else {
+            continue; // A kernel without IPv6 has no such table.
+        };
+        for row in text.lines().skip(1) {
+            let columns: Vec<&str> = row.split_whitespace().collect();
+            if !inodes.contains(columns[9]) {
+                continue;
+            }
+            let address = address(columns[1]);
+            match (table.starts_with("tcp"), columns[3]) {
+                (true, LISTENING) => sockets.tcp_listeners.push(address),
+                (true, _) => sockets.tcp_connections.push(address),
+                (false, _) => sockets.udp.push(address),
             }
         }
-        sockets
     }
+    sockets
 }
 
 /// `0100007F:1F90`, as the kernel prints it: each 32 bits of the address in the machine's order.

@@ -1,194 +1,230 @@
-//! What stock clients insist on (docs/ingest.md), seen from the far end of the real tunnel.
+//! What stock clients were built and tested against, case by case: the recorder's sentence for each, and how it is held to it.
+//!
+//! The ids are those of the Go tests that the clients come with (C) and of experiments with stock clients (X). A sentence about what is served or refused is
+//! executed here; what the recorder never does is asserted by the `witness` on every connection of every test; what only a client can show is shown with
+//! stock clients in `tests/interop`.
 
-use http::Method;
-use http_body_util::BodyExt;
-use hyper::body::Body;
-use tailtape::ingest::IngestConfig;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+mod refusals;
+mod served;
 
-use crate::soon;
-use crate::tailnet::LoopbackTailnet;
-use crate::uploader::Uploader;
+use tokio::runtime::{Builder, Runtime};
 
-/// A session that a real shell made.
-const SHELL_CAST: &[u8] = include_bytes!("../vectors/shell.cast");
-
-/// As long as a frame may be away by the protocol's promise, and a second for the way.
-const SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(6);
-
-/// Short, so that the test need not wait for the real one.
-const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(1);
-
-#[tokio::test]
-async fn the_response_head_comes_before_any_byte_of_the_body() {
-    let tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
-    let mut uploader = Uploader::connect(tailnet.uploader(), tailnet.address).await;
-    let upload = uploader.record().await;
-    assert_eq!(upload.status, 200);
+/// How a sentence is held.
+enum Proof {
+    /// It does as it says: executed here.
+    Served(fn()),
+    /// It refuses, or gives up, in just this way: executed here.
+    Refusal(fn()),
+    /// It never does that to a client: asserted on the wire of every test that uploads.
+    Never,
+    /// The client's own conduct: executed with stock clients in tests/interop.
+    ClientOnly,
 }
 
-#[tokio::test]
-async fn a_probe_is_answered_200_and_all_else_404_without_a_body() {
-    let tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
-    let mut uploader = Uploader::connect(tailnet.uploader(), tailnet.address).await;
-    for (method, path, expected) in [
-        (Method::HEAD, "/v2/record", 200),
-        (Method::GET, "/v2/record", 404),
-        (Method::POST, "/v2/other", 404),
-        (Method::HEAD, "/", 404),
-        (Method::GET, "/", 404),
-    ] {
-        let response = uploader.request(method.clone(), path).await;
-        assert_eq!(response.status(), expected, "{method} {path}");
-        assert!(response.body().is_end_stream(), "{method} {path}");
+struct Case {
+    id: &'static str,
+    sentence: &'static str,
+    proof: Proof,
+}
+
+const fn case(id: &'static str, proof: Proof, sentence: &'static str) -> Case {
+    Case {
+        id,
+        sentence,
+        proof,
     }
 }
 
-#[tokio::test]
-async fn a_probe_over_http_1_is_404_so_that_the_client_falls_back() {
-    let tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
-    let dial = tailnet.uploader().dial(tailnet.address);
-    let mut stream = soon("a dial", dial).await.unwrap();
-    let request = b"HEAD /v2/record HTTP/1.1\r\nHost: recorder\r\nConnection: close\r\n\r\n";
-    stream.write_all(request).await.unwrap();
-    let mut answer = String::new();
-    soon("an answer", stream.read_to_string(&mut answer))
-        .await
-        .unwrap();
-    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer:?}");
-    assert!(answer.ends_with("\r\n\r\n"), "{answer:?}");
-}
+use Proof::{ClientOnly, Never, Refusal, Served};
 
-#[tokio::test]
-async fn a_recorder_that_drains_refuses_in_words_without_a_body_and_lets_running_uploads_end() {
-    let mut tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
-    let mut running = Uploader::connect(tailnet.uploader(), tailnet.address).await;
-    let mut upload = running.record().await;
-    upload.send("begun before\n").await;
-    upload.until_acked(13).await;
-    let stopping = tokio::spawn(tailnet.take_recorder().stop(crate::PATIENCE));
+const CASES: &[Case] = &[
+    case(
+        "C01",
+        Served(served::c01),
+        "I take 1 MiB of noise through /record, whole, and say 200 when it is sealed.",
+    ),
+    case(
+        "C02",
+        Served(served::c02),
+        "I take the same through /v2/record, ack it as it becomes durable, and end cleanly.",
+    ),
+    case(
+        "C03",
+        ClientOnly,
+        "I am never without acks; what a client does then is its own.",
+    ),
+    case(
+        "C04",
+        Served(served::c04),
+        "I take events on the connection of the probe and keep the body byte for byte.",
+    ),
+    case(
+        "C05",
+        Refusal(refusals::c05),
+        "Without events I answer the probe 404, which means: not supported.",
+    ),
+    case(
+        "C06",
+        Refusal(refusals::c06),
+        "With a dead store I answer 503 to everything, at once, events included.",
+    ),
+    case(
+        "C07",
+        Refusal(refusals::c07),
+        "Who may not upload gets 403 and no body, over every endpoint.",
+    ),
+    case(
+        "C08",
+        Refusal(refusals::c08),
+        "An upload that fails after its start gets one error frame; what came after is not kept.",
+    ),
+    case("C09", ClientOnly, "I may be the third of three recorders."),
+    case(
+        "C10",
+        Served(served::c10),
+        "I read who, as whom and which command from a header as it comes.",
+    ),
+    case(
+        "C11",
+        ClientOnly,
+        "Whether a Kubernetes session goes on without me is its proxy's decision.",
+    ),
+    case(
+        "C12",
+        Served(served::c12),
+        "I take casts of Kubernetes: late headers, null environments, sizes of 0, resizes.",
+    ),
+    case(
+        "C13",
+        ClientOnly,
+        "The proxy reads who I am from the tailnet's rules.",
+    ),
+    case("C14", ClientOnly, "The proxy fills in what an event says."),
+    case(
+        "C15",
+        ClientOnly,
+        "The operator makes my pod of its resource.",
+    ),
+    case(
+        "X01",
+        Served(served::x01),
+        "My frames are JSON values, whatever white space stands between them.",
+    ),
+    case(
+        "X02",
+        Refusal(refusals::x02),
+        "A failure in the middle is an error frame with its text, and the end.",
+    ),
+    case(
+        "X03",
+        Never,
+        "I never end a response before the session, but after an error frame.",
+    ),
+    case(
+        "X04",
+        Never,
+        "I never reset a stream, cut a frame or send one of wrong types.",
+    ),
+    case(
+        "X05",
+        Never,
+        "I never report an error behind a complete body while the store is well.",
+    ),
+    case(
+        "X06",
+        Served(served::x06),
+        "While I seal I go on acking, however long it takes.",
+    ),
+    case(
+        "X07",
+        Refusal(refusals::x07),
+        "A refusal has no body, and the client is free for the next recorder at once.",
+    ),
+    case(
+        "X08",
+        Never,
+        "I never refuse with a body, or leave a refusal's stream open.",
+    ),
+    case("X09", Never, "My response head never waits for the body."),
+    case(
+        "X10",
+        ClientOnly,
+        "I do not compress acks; a client would bear it.",
+    ),
+    case("X11", Never, "I never say 200 before 100."),
+    case("X12", Never, "I never say 200 before the body has ended."),
+    case("X13", Never, "I never leave a request without an answer."),
+    case(
+        "X14",
+        ClientOnly,
+        "I speak HTTP/2; who does not is left for /record at once.",
+    ),
+    case(
+        "X15",
+        ClientOnly,
+        "I answer; how long a client waits for the dead is its own.",
+    ),
+    case(
+        "X16",
+        Served(served::x16),
+        "A session may be idle for 10,000 seconds and more, and I ack all the while.",
+    ),
+    case(
+        "X17",
+        Served(served::x17),
+        "Of a client that is killed I keep what came, as incomplete.",
+    ),
+];
 
-    // The stop has its way before the next request, or this one is still taken: ask until it is refused.
-    let refused = soon("a refusal", async {
-        loop {
-            let mut late = Uploader::connect(tailnet.uploader(), tailnet.address).await;
-            let answer = late.record().await;
-            if answer.status != 200 {
-                return answer;
+#[test]
+fn the_recorder_keeps_each_sentence_of_the_table() {
+    let (mut executed, mut never, mut interop) = (0, 0, 0);
+    for Case {
+        id,
+        sentence,
+        proof,
+    } in CASES
+    {
+        match proof {
+            Served(run) | Refusal(run) => {
+                // On a line of its own before it runs, so that a failure below has its name.
+                println!("{id} {sentence}");
+                run();
+                executed += 1;
             }
+            Never => never += 1,
+            ClientOnly => interop += 1,
         }
-    })
-    .await;
-    assert_eq!(refused.status, 503);
-    assert_eq!(refused.headers["tailtape-reason"], "draining");
-    let mut body = refused.into_answer();
-    assert!(soon("the end", body.frame()).await.is_none());
-
-    upload.send("ended while it drains\n").await;
-    upload.end();
-    let mut last = None;
-    while let Some(acked) = soon("the end of the answer", upload.ack()).await {
-        last = Some(acked);
     }
-    assert_eq!(last, Some(35));
-    drop(running);
-    assert!(stopping.await.unwrap(), "everything ended in time");
-    // An upload that was still taken above has none.
-    let manifest = loop {
-        let manifest = tailnet.next_manifest().await;
-        if manifest.bytes > 0 {
-            break manifest;
-        }
-    };
-    assert!(manifest.clean);
-    assert_eq!(manifest.bytes, 35);
-}
-
-#[tokio::test]
-async fn an_idle_session_gets_a_frame_at_least_every_five_seconds() {
-    let tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
-    let mut uploader = Uploader::connect(tailnet.uploader(), tailnet.address).await;
-    let mut upload = uploader.record().await;
-    upload.send("then silence\n").await;
-    upload.until_acked(13).await;
-    let frame = tokio::time::timeout(SILENCE_MAX, upload.ack()).await;
-    assert_eq!(frame.unwrap(), Some(13), "it says again what is durable");
-}
-
-#[tokio::test]
-async fn a_session_that_ends_is_acked_whole_and_stored_byte_for_byte() {
-    let mut tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
-    let mut uploader = Uploader::connect(tailnet.uploader(), tailnet.address).await;
-    let mut upload = uploader.record().await;
-    for line in SHELL_CAST.split_inclusive(|byte| *byte == b'\n') {
-        upload.send(line).await;
-    }
-    upload.end();
-    let mut last = None;
-    while let Some(acked) = soon("the end of the answer", upload.ack()).await {
-        last = Some(acked);
-    }
-    assert_eq!(last, Some(SHELL_CAST.len() as u64));
-    let manifest = tailnet.next_manifest().await;
-    assert!(manifest.clean && manifest.flags.contains(&"complete".to_owned()));
-    assert!(tailnet.stored(&manifest) == SHELL_CAST);
-    assert_eq!(
-        manifest.uploader.node_name,
-        tailnet.uploader().status().name
+    println!(
+        "stock clients: {executed} of {} cases executed here, {never} asserted on the wire of every test, {interop} in interop",
+        CASES.len()
     );
-    assert_eq!(
-        manifest.uploader.user.unwrap().login,
-        "you@example.com",
-        "the tailnet says who uploaded"
-    );
+    assert_eq!((executed, never, interop), (15, 8, 9));
 }
 
-#[tokio::test]
-async fn a_reset_seals_what_had_come_as_incomplete_with_the_reason() {
-    let mut tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
-    let mut uploader = Uploader::connect(tailnet.uploader(), tailnet.address).await;
-    let mut upload = uploader.record().await;
-    upload.send("half a session").await;
-    upload.until_acked(14).await;
-    upload.reset().await;
-    let manifest = tailnet.next_manifest().await;
-    assert!(!manifest.clean && manifest.flags.contains(&"incomplete".to_owned()));
-    let reason = &manifest.reason;
-    assert!(reason.contains("stream error received"), "{reason:?}");
-    assert_eq!(tailnet.stored(&manifest), b"half a session");
+#[test]
+fn every_case_stands_in_the_table_once_and_in_order() {
+    let c = (1..=15).map(|number| format!("C{number:02}"));
+    let x = (1..=17).map(|number| format!("X{number:02}"));
+    let ids: Vec<&str> = CASES.iter().map(|case| case.id).collect();
+    assert_eq!(ids, c.chain(x).collect::<Vec<_>>());
 }
 
-#[tokio::test]
-async fn a_connection_that_is_lost_seals_what_had_come_as_incomplete_with_the_reason() {
-    let mut tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
-    let mut uploader = Uploader::connect(tailnet.uploader(), tailnet.address).await;
-    let mut upload = uploader.record().await;
-    upload.send("half a session").await;
-    upload.until_acked(14).await;
-    drop(uploader);
-    let manifest = tailnet.next_manifest().await;
-    assert!(!manifest.clean && manifest.flags.contains(&"incomplete".to_owned()));
-    let reason = &manifest.reason;
-    assert!(reason.contains("broken pipe"), "{reason:?}");
-    assert_eq!(tailnet.stored(&manifest), b"half a session");
+/// A runtime in real time, for the tunnel.
+fn runtime() -> Runtime {
+    Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
-#[tokio::test]
-async fn a_node_that_vanishes_without_a_word_is_missed_and_its_session_sealed_as_incomplete() {
-    let config = IngestConfig {
-        keep_alive_interval: KEEP_ALIVE,
-        keep_alive_timeout: KEEP_ALIVE,
-        ..IngestConfig::default()
-    };
-    let mut tailnet = LoopbackTailnet::start(config).await;
-    let mut uploader = Uploader::connect(tailnet.uploader(), tailnet.address).await;
-    let mut upload = uploader.record().await;
-    upload.send("half a session").await;
-    upload.until_acked(14).await;
-    tailnet.vanish();
-    let manifest = tailnet.next_manifest().await;
-    assert!(!manifest.clean && manifest.flags.contains(&"incomplete".to_owned()));
-    let reason = &manifest.reason;
-    assert!(reason.contains("no longer answers"), "{reason:?}");
-    assert_eq!(tailnet.stored(&manifest), b"half a session");
+/// A runtime whose clock jumps to the next deadline when there is nothing else to do.
+fn virtual_time() -> Runtime {
+    Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap()
 }

@@ -158,7 +158,8 @@ impl Drop for LoopbackTailnet {
     }
 }
 
-fn settings(devnet: &DevNet, hostname: &str, tags: &[&str]) -> TailnetConfig {
+/// A node that is to join `devnet`, on loopback and without a state.
+pub(crate) fn settings(devnet: &DevNet, hostname: &str, tags: &[&str]) -> TailnetConfig {
     let spec = AuthKeySpec {
         user: devnet.add_user("you@example.com"),
         tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),

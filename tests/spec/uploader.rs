@@ -1,4 +1,5 @@
-//! An uploader over the tunnel that does nothing of itself: each byte of a body, its end and its reset are the test's.
+//! An uploader that does nothing of itself: each byte of a body, its end and its reset are the test's. Its connections are witnessed: what the recorder
+//! must never do to a stock client fails the test.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -12,18 +13,22 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use netstack::io::Tailnet;
 use tailtape::capture::{AckDecoder, AckFrame};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use crate::soon;
+use crate::witness::{Testimony, Witnessed};
 
 /// One HTTP/2 connection. Dropping it closes the tunnel's stream under it, whatever still runs on it.
 pub(crate) struct Uploader {
     requests: http2::SendRequest<RequestBody>,
     tasks: Tasks,
+    testimony: Arc<Mutex<Testimony>>,
+    judged: bool,
 }
 
 /// All that a connection has spawned, so that it can be ended: hyper lets it go on while a request does.
@@ -43,13 +48,32 @@ where
 impl Uploader {
     pub(crate) async fn connect(node: &Tailnet, recorder: SocketAddr) -> Self {
         let stream = soon("a dial", node.dial(recorder)).await.unwrap();
+        Self::over(stream).await
+    }
+
+    /// The same over any stream.
+    pub(crate) async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
+        let (stream, testimony) = Witnessed::new(stream);
         let tasks = Tasks::default();
-        let (requests, connection) = http2::handshake(tasks.clone(), TokioIo::new(stream))
+        let (requests, connection) = http2::Builder::new(tasks.clone())
+            .timer(TokioTimer::new())
+            .handshake(TokioIo::new(stream))
             .await
             .unwrap();
         // How a connection ends is seen in its requests.
         hyper::rt::Executor::execute(&tasks, async move { drop(connection.await) });
-        Self { requests, tasks }
+        Self {
+            requests,
+            tasks,
+            testimony,
+            judged: true,
+        }
+    }
+
+    /// Whatever the recorder does to this connection is no fault of it: it was killed, or its store was.
+    #[allow(dead_code, reason = "for tests that kill the recorder")]
+    pub(crate) fn forgive(&mut self) {
+        self.judged = false;
     }
 
     /// A request without a body.
@@ -89,6 +113,10 @@ impl Drop for Uploader {
     fn drop(&mut self) {
         let tasks = self.tasks.0.lock().unwrap();
         tasks.iter().for_each(AbortHandle::abort);
+        let accusations = self.testimony.lock().unwrap().accusations();
+        if self.judged && !std::thread::panicking() {
+            assert!(accusations.is_empty(), "{accusations:?}");
+        }
     }
 }
 
@@ -108,6 +136,12 @@ impl Upload {
         soon("room for a write", sent).await.unwrap();
     }
 
+    /// The same, if there is still somebody who takes it.
+    pub(crate) async fn try_send(&mut self, bytes: impl Into<Bytes>) {
+        let sent = self.body.as_ref().unwrap().send(Ok(bytes.into()));
+        drop(tokio::time::timeout(crate::PATIENCE, sent).await);
+    }
+
     /// Ends the body as the protocol says.
     pub(crate) fn end(&mut self) {
         self.body = None;
@@ -121,21 +155,42 @@ impl Upload {
 
     /// The offset of the next ack frame; `None` at the clean end of the answer.
     pub(crate) async fn ack(&mut self) -> Option<u64> {
+        match self.frame().await? {
+            AckFrame::Durable { acked_bytes } => Some(acked_bytes),
+            AckFrame::Failed { message } => panic!("the recording failed: {message}"),
+        }
+    }
+
+    /// The next frame, whatever it says; `None` at the clean end of the answer.
+    pub(crate) async fn frame(&mut self) -> Option<AckFrame> {
         loop {
-            match self.frames.pop_front() {
-                Some(AckFrame::Durable { acked_bytes }) => return Some(acked_bytes),
-                Some(AckFrame::Failed { message }) => panic!("the recording failed: {message}"),
-                None => {}
+            if let Some(frame) = self.frames.pop_front() {
+                return Some(frame);
             }
-            let Some(frame) = self.answer.frame().await else {
+            let Some(part) = self.answer.frame().await else {
                 self.decoder.handle_end().unwrap();
                 return None;
             };
+            let bytes = part.unwrap().into_data().unwrap();
+            let frames = &mut self.frames;
+            self.decoder
+                .handle_bytes(&bytes, |frame| frames.push_back(frame))
+                .unwrap();
+        }
+    }
+
+    /// What the recorder says of its failure, once the answer ends; the body goes on until then.
+    pub(crate) async fn failure(mut self) -> String {
+        while let Some(frame) = self.answer.frame().await {
             let bytes = frame.unwrap().into_data().unwrap();
             let frames = &mut self.frames;
             self.decoder
                 .handle_bytes(&bytes, |frame| frames.push_back(frame))
                 .unwrap();
+        }
+        match self.frames.pop_back() {
+            Some(AckFrame::Failed { message }) => message,
+            last => panic!("the last frame is no failure: {last:?}"),
         }
     }
 

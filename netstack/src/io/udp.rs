@@ -119,6 +119,11 @@ impl Udp {
         })?;
         for (meta, slot) in metas.iter().zip(&buffers.slots).take(filled) {
             let merged = slot.get(..meta.len).unwrap_or_default();
+            // No chunk would come of a datagram without a byte, and nobody would know of it.
+            if merged.is_empty() {
+                each(meta.addr, merged);
+                count += 1;
+            }
             for datagram in merged.chunks(meta.stride.max(1)) {
                 each(meta.addr, datagram);
                 count += 1;

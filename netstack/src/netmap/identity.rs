@@ -46,6 +46,17 @@ impl Netmap {
             return None;
         }
         let node = self.owner(remote.to_canonical())?;
+        self.identity_of(node, &own)
+    }
+
+    /// The peer or ourselves, by StableID. `None`: no such node is visible to us, or its owner is not.
+    pub fn find(&self, stable_id: &str) -> Option<Identity> {
+        let own = self.self_node().filter(|own| own.stable_id == stable_id);
+        let node = own.or_else(|| self.peer_by_stable_id(stable_id))?;
+        self.identity_of(node, &self.addresses())
+    }
+
+    fn identity_of(&self, node: &Node, own: &[IpAddr]) -> Option<Identity> {
         let user = if node.tags.is_empty() {
             Some(self.user(node.user)?.clone())
         } else {
@@ -59,7 +70,7 @@ impl Netmap {
             user,
             tags: node.tags.clone(),
             addresses: single_addresses(node),
-            capabilities: self.capabilities_of(node, &own),
+            capabilities: self.capabilities_of(node, own),
         })
     }
 

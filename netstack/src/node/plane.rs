@@ -4,13 +4,15 @@
 //! bounded, until there is one. A new node key gets a new plane. Called by `node`.
 //!
 //! We hear no relay yet. A peer that has no path sends its handshake nowhere, asks for a path, and
-//! tries again only 5 s later, when its callers have given up; so whoever asks gets a handshake of ours.
+//! tries again only 5 s later, when its callers have given up; so whoever asks gets a handshake of ours, unless its own
+//! comes first (`owed`).
 
 use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::DATAGRAM_ROOM;
 use super::held::Held;
+use super::owed::{Debt, Owed};
 use super::transmit::TransmitBatch;
 use crate::key::{DiscoPrivate, NodePrivate, NodePublic};
 use crate::netmap::Netmap;
@@ -23,6 +25,7 @@ pub(super) struct Plane {
     pub(super) tunnels: Tunnels,
     pub(super) paths: Paths,
     pub(super) held: Held,
+    pub(super) owed: Owed,
     /// Peers that are to get a new session once they have a path: their disco key is another one, so
     /// they are another process and have lost the old one.
     restarted: BTreeSet<NodePublic>,
@@ -36,6 +39,7 @@ impl Plane {
             tunnels: Tunnels::new(key),
             paths: Paths::new(disco, key.public(), seed),
             held: Held::default(),
+            owed: Owed::default(),
             restarted: BTreeSet::new(),
             scratch: vec![0; DATAGRAM_ROOM].into_boxed_slice(),
         }
@@ -109,7 +113,7 @@ impl Plane {
         });
     }
 
-    /// A path came up: what waited goes out. Without a handshake among it we begin one, if the peer has
+    /// A path came up: what waited goes out. Without a handshake among it the peer is owed one, if it has
     /// asked for the path or has restarted.
     pub(super) fn path_is_up(
         &mut self,
@@ -125,13 +129,29 @@ impl Plane {
             self.send_datagram(now, peer, &datagram, out);
         }
         if !shakes_hands && (restarted || asked_by_peer) {
-            self.begin_session(now, peer, restarted, out);
+            self.owed.owe(now, peer, restarted);
+        }
+    }
+
+    /// Begins the sessions that are due and that their peers have not begun themselves.
+    pub(super) fn pay_sessions(&mut self, now: Instant, out: &mut TransmitBatch) {
+        for debt in self.owed.take_due(now) {
+            let Debt {
+                peer,
+                since,
+                restarted,
+            } = debt;
+            let status = self.tunnels.status(&peer);
+            let last = status.and_then(|status| status.last_handshake);
+            if last.is_none_or(|last| last < since) {
+                self.begin_session(now, &peer, restarted, out);
+            }
         }
     }
 
     /// Begins a handshake, unless one is under way or there is a session; the latter counts for nothing
     /// when the peer has `restarted`.
-    pub(super) fn begin_session(
+    fn begin_session(
         &mut self,
         now: Instant,
         peer: &NodePublic,
@@ -178,6 +198,7 @@ impl Plane {
         self.paths.set_peers(now, &peers);
         let keep = |key: &NodePublic| netmap.peer(key).is_some();
         self.restarted.retain(keep);
+        self.owed.retain(keep);
         self.tunnels.retain_peers(&keep);
         self.held.retain(keep);
     }

@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::key::NodePublic;
+use crate::path::PathStats;
 use crate::tcpip::TcpStats;
+use crate::wireguard::TunnelStats;
 
 /// Inner packets and datagrams that were dropped, by reason.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,6 +36,10 @@ pub struct NodeStats {
     pub drops: DropCounts,
     /// Datagrams given up while they waited for a path.
     pub held_dropped: u64,
+    /// Counters of the tunnels: dropped datagrams by reason.
+    pub tunnels: TunnelStats,
+    /// Counters of disco: dropped datagrams by reason.
+    pub paths: PathStats,
     /// Counters of TCP.
     pub tcp: TcpStats,
 }

@@ -11,6 +11,7 @@ use crate::key::DiscoPublic;
 use crate::tailcfg::{FilterRule, NetPortRange, Node as TailNode, PortRange, UserProfile};
 use crate::tcpip::{CloseReason, TcpConfig, TcpError};
 
+mod flood;
 mod forgetful_peer;
 
 /// One end of the wire.

@@ -1,13 +1,21 @@
-//! How big the buffers of the next connection may be, so that all of them together never exceed the budget.
+//! How big the buffers of connections may be, so that all of them together never exceed the budget.
 //!
-//! smoltcp's buffers cannot grow or shrink, and the window scale is fixed by the SYN: the size is decided once, before the connection exists.
+//! A connection begins with the smallest pair and asks for more when it moves fast. The fuller the budget, the less is granted: new
+//! connections always find room before old ones grow. Owned by [`super::TcpIp`].
 
 use super::TcpConfig;
 
-/// Buffers of the connections that come once half of the budget is spent, in bytes: receive, send.
-const MIDDLE_BYTES: (usize, usize) = (64 << 10, 16 << 10);
-/// Buffers of the connections that come once seven eighths are spent, in bytes: eight full segments of 1240 bytes still fit in flight.
-const LEAST_BYTES: (usize, usize) = (16 << 10, 4 << 10);
+/// Buffers granted at most once half of the budget is spent.
+const MIDDLE: Buffers = Buffers {
+    receive_bytes: 64 << 10,
+    send_bytes: 16 << 10,
+};
+/// Buffers of a connection that begins or idles, and all that is granted once seven eighths are spent: the first flight of a sender (ten
+/// segments, RFC 6928) fits into the one, three segments into the other.
+pub(super) const LEAST: Buffers = Buffers {
+    receive_bytes: 16 << 10,
+    send_bytes: 4 << 10,
+};
 
 /// The two buffers of one connection, in bytes. Given back with [`Budget::give_back`] when the connection's stack goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +29,7 @@ pub(super) struct Buffers {
 pub(super) struct Budget {
     total_bytes: usize,
     used_bytes: usize,
-    wish: (usize, usize),
+    most: Buffers,
 }
 
 impl Budget {
@@ -31,37 +39,62 @@ impl Budget {
         Self {
             total_bytes: config.buffer_budget_bytes,
             used_bytes: 0,
-            wish: (
-                sane(config.receive_buffer_bytes),
-                sane(config.send_buffer_bytes),
-            ),
+            most: Buffers {
+                receive_bytes: sane(config.receive_buffer_bytes),
+                send_bytes: sane(config.send_buffer_bytes),
+            },
         }
     }
 
-    /// Takes the largest pair of buffers that is affordable now; `None` when not even the smallest is.
+    /// The largest pair that any connection gets.
+    pub(super) fn most(&self) -> Buffers {
+        self.most
+    }
+
+    /// Takes the buffers of a connection that begins; `None` when not even those are affordable.
     pub(super) fn take(&mut self) -> Option<Buffers> {
-        let half = self.total_bytes / 2;
-        let most = self.total_bytes - self.total_bytes / 8;
-        let tiers = [
-            (self.wish, half),
-            (MIDDLE_BYTES, most),
-            (LEAST_BYTES, self.total_bytes),
-        ];
-        for ((receive, send), ceiling) in tiers {
-            let buffers = Buffers {
-                receive_bytes: receive.min(self.wish.0),
-                send_bytes: send.min(self.wish.1),
-            };
-            let after = self.used_bytes.saturating_add(buffers.total());
-            if after <= ceiling {
-                self.used_bytes = after;
-                return Some(buffers);
-            }
-        }
-        None
+        let buffers = LEAST.at_most(self.most);
+        let after = self.used_bytes.saturating_add(buffers.total());
+        (after <= self.total_bytes).then(|| {
+            self.used_bytes = after;
+            buffers
+        })
     }
 
-    /// Returns what [`Budget::take`] gave.
+    /// Exchanges a pair for the wished one, or for the largest between the two that is affordable; `None` when that is the pair held.
+    pub(super) fn exchange(&mut self, held: Buffers, wish: Buffers) -> Option<Buffers> {
+        let wish = wish.at_most(self.most);
+        let granted = [wish, wish.at_most(MIDDLE.at_least(held))]
+            .into_iter()
+            .find(|&buffers| self.affords(held, buffers))
+            .filter(|&granted| granted != held)?;
+        self.give_back(held);
+        self.take_again(granted);
+        Some(granted)
+    }
+
+    /// Whether a pair can be exchanged for another.
+    pub(super) fn affords(&self, held: Buffers, wish: Buffers) -> bool {
+        let after = self
+            .used_bytes
+            .saturating_sub(held.total())
+            .saturating_add(wish.total());
+        let ceiling = if wish.total() <= held.total() {
+            usize::MAX
+        } else if wish.at_most(MIDDLE) == wish {
+            self.total_bytes - self.total_bytes / 8
+        } else {
+            self.total_bytes / 2
+        };
+        after <= ceiling
+    }
+
+    /// Takes a pair that was given back a moment ago.
+    pub(super) fn take_again(&mut self, buffers: Buffers) {
+        self.used_bytes = self.used_bytes.saturating_add(buffers.total());
+    }
+
+    /// Returns what [`Budget::take`] or [`Budget::exchange`] gave.
     pub(super) fn give_back(&mut self, buffers: Buffers) {
         self.used_bytes = self.used_bytes.saturating_sub(buffers.total());
     }
@@ -72,14 +105,38 @@ impl Budget {
 }
 
 impl Buffers {
-    fn total(self) -> usize {
+    pub(super) fn total(self) -> usize {
         self.receive_bytes.saturating_add(self.send_bytes)
+    }
+
+    /// What an idle connection keeps of these.
+    pub(super) fn least(self) -> Self {
+        LEAST.at_most(self)
+    }
+
+    fn at_most(self, other: Self) -> Self {
+        Self {
+            receive_bytes: self.receive_bytes.min(other.receive_bytes),
+            send_bytes: self.send_bytes.min(other.send_bytes),
+        }
+    }
+
+    fn at_least(self, other: Self) -> Self {
+        Self {
+            receive_bytes: self.receive_bytes.max(other.receive_bytes),
+            send_bytes: self.send_bytes.max(other.send_bytes),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MOST: Buffers = Buffers {
+        receive_bytes: 256 << 10,
+        send_bytes: 64 << 10,
+    };
 
     fn budget(total_bytes: usize) -> Budget {
         Budget::new(&TcpConfig {
@@ -89,11 +146,13 @@ mod tests {
     }
 
     #[test]
-    fn buffers_shrink_as_the_budget_fills_and_end_with_it() {
+    fn what_is_granted_shrinks_as_the_budget_fills_and_newcomers_find_room_to_the_end() {
         let mut budget = budget(4 << 20);
         let mut sizes = Vec::new();
-        while let Some(buffers) = budget.take() {
-            sizes.push(buffers.receive_bytes >> 10);
+        while let Some(first) = budget.take() {
+            assert_eq!(first, LEAST);
+            let granted = budget.exchange(first, MOST).unwrap_or(first);
+            sizes.push(granted.receive_bytes >> 10);
             assert!(budget.used_bytes() <= 4 << 20);
         }
         let count = |kib: usize| sizes.iter().filter(|&&size| size == kib).count();
@@ -104,27 +163,31 @@ mod tests {
     #[test]
     fn what_is_given_back_can_be_taken_again() {
         let mut budget = budget(20 << 10);
-        let first = budget.take().unwrap();
-        assert_eq!(
-            first,
-            Buffers {
-                receive_bytes: 16 << 10,
-                send_bytes: 4 << 10
-            }
-        );
+        assert_eq!(budget.take(), Some(LEAST));
         assert_eq!(budget.take(), None);
-        budget.give_back(first);
-        assert_eq!(budget.take(), Some(first));
+        budget.give_back(LEAST);
+        assert_eq!(budget.take(), Some(LEAST));
     }
 
     #[test]
-    fn no_tier_exceeds_the_wish() {
+    fn giving_up_a_large_pair_for_a_small_one_always_succeeds() {
+        let mut budget = budget(320 << 10);
+        assert_eq!(budget.take(), Some(LEAST));
+        assert_eq!(budget.exchange(LEAST, MOST), Some(MIDDLE));
+        budget.total_bytes = 1;
+        assert_eq!(budget.exchange(MIDDLE, LEAST), Some(LEAST));
+        assert_eq!(budget.used_bytes(), LEAST.total());
+    }
+
+    #[test]
+    fn no_pair_exceeds_the_most() {
         let config = TcpConfig {
             receive_buffer_bytes: 8 << 10,
             send_buffer_bytes: 2 << 10,
             ..TcpConfig::default()
         };
-        let buffers = Budget::new(&config).take().unwrap();
+        let mut budget = Budget::new(&config);
+        let buffers = budget.take().unwrap();
         assert_eq!(
             buffers,
             Buffers {
@@ -132,5 +195,6 @@ mod tests {
                 send_bytes: 2 << 10
             }
         );
+        assert_eq!(budget.exchange(buffers, MOST), None);
     }
 }

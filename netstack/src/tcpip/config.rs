@@ -7,7 +7,7 @@ use std::time::Duration;
 /// What [`super::TcpIp`] may hold and how long it waits.
 #[derive(Clone, Debug)]
 pub struct TcpConfig {
-    /// Memory for the buffers of all connections together, in bytes. It is address space: the kernel backs only what was written.
+    /// Memory for the buffers of all connections together, in bytes.
     pub buffer_budget_bytes: usize,
     /// Connections in all, those that are half open, closed but still held, or closing in the background included.
     pub connections_max: usize,
@@ -15,15 +15,18 @@ pub struct TcpConfig {
     pub connections_per_peer_max: usize,
     /// Connections in all whose handshake a peer began and did not finish.
     pub half_open_max: usize,
-    /// The same for one remote address.
+    /// The same for one remote address; nor has one more of a listener's backlog than it leaves free, so never more than half.
     pub half_open_per_peer_max: usize,
     /// How long a peer may take to finish a handshake that it began.
     pub half_open_timeout: Duration,
     /// How long a dialled peer may take to answer.
     pub connect_timeout: Duration,
-    /// Receive buffer that a connection gets while memory is plenty, in bytes; it bounds the window that we announce.
+    /// Resets, echo replies and other answers to packets of no connection, in any second and to all peers together.
+    pub stray_answers_per_second_max: u32,
+    /// Largest receive buffer of a connection, in bytes: what bulk gets while memory is plenty. It bounds the window that we announce. An idle
+    /// connection has 16 KiB.
     pub receive_buffer_bytes: usize,
-    /// Send buffer that a connection gets while memory is plenty, in bytes.
+    /// Largest send buffer of a connection, in bytes. An idle connection has 4 KiB.
     pub send_buffer_bytes: usize,
     /// Silence after which a peer is asked whether it still lives (RFC 9293 §3.8.4), `None` for never.
     pub keep_alive_idle: Option<Duration>,
@@ -50,6 +53,7 @@ impl Default for TcpConfig {
             half_open_per_peer_max: 256,
             half_open_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(30),
+            stray_answers_per_second_max: 1_000,
             receive_buffer_bytes: 256 << 10,
             send_buffer_bytes: 64 << 10,
             // Linux' defaults for the three, which peers and middle boxes are used to.

@@ -8,6 +8,7 @@ use super::budget::Buffers;
 use super::connection::{Connection, Origin, Phase, Standing};
 use super::flow::Flow;
 use super::inbound::{Dropped, Inbound, Segment};
+use super::ledger::Ledger;
 use super::{Clock, ConnId, TcpIp};
 
 impl TcpIp {
@@ -43,6 +44,7 @@ impl TcpIp {
     }
 
     fn deliver(&mut self, now: Clock, slot: u32, packet: &[u8], segment: Segment) {
+        self.fit_to_segment(now, slot, &segment);
         let Some(connection) = self.table.at_mut(slot) else {
             return;
         };
@@ -50,7 +52,7 @@ impl TcpIp {
             &mut self.engine,
             now,
             packet,
-            segment.resets(),
+            segment,
             &self.patience,
             &mut |answer| self.outbox.push(answer),
         );
@@ -92,7 +94,8 @@ impl TcpIp {
             .peers
             .get(&segment.flow.peer())
             .map_or(0, |count| count.half_open);
-        let has_room = listener.has_room()
+        // A peer has at most as many handshakes under way as there is room left: so nobody takes the room of all.
+        let has_room = of_peer < listener.room()
             && self.half_open < self.config.half_open_max
             && of_peer < self.config.half_open_per_peer_max;
         let opened = if has_room {
@@ -115,7 +118,7 @@ impl TcpIp {
 
     fn open_from(&mut self, now: Clock, flow: Flow, origin: Origin) -> Option<ConnId> {
         let buffers = self.admit(&flow)?;
-        match Connection::passive(flow, origin, buffers, now, &self.patience) {
+        match Connection::passive(flow, origin, buffers, self.ledger(), now, &self.patience) {
             Some(connection) => self.insert(connection),
             None => {
                 self.budget.give_back(buffers);
@@ -136,6 +139,11 @@ impl TcpIp {
             return None;
         }
         self.budget.take()
+    }
+
+    /// The books of a connection that begins.
+    pub(super) fn ledger(&self) -> Ledger {
+        Ledger::new(self.budget.most().receive_bytes)
     }
 
     pub(super) fn insert(&mut self, connection: Connection) -> Option<ConnId> {
@@ -164,6 +172,10 @@ impl TcpIp {
 
     fn answer_stray(&mut self, now: Clock, packet: &[u8]) {
         self.stats.unclaimed += 1;
+        if !self.stray_answers.spend(now) {
+            self.stats.stray_answers_withheld += 1;
+            return;
+        }
         self.engine
             .take_in(now, &mut self.stray, packet, &mut |answer| {
                 self.outbox.push(answer)

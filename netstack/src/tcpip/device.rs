@@ -16,11 +16,14 @@ const HEADERS_BYTES: usize = 128;
 /// The sink for outgoing packets.
 pub(super) type Emit<'a> = dyn FnMut(&[u8]) + 'a;
 
+/// Where a packet goes that smoltcp has just built; it may still be changed.
+pub(super) type Build<'a> = dyn FnMut(&mut [u8]) + 'a;
+
 /// One packet to take in, if any, and where to put what comes out.
 pub(super) struct Wire<'a> {
     pub(super) inbound: Option<&'a [u8]>,
     pub(super) scratch: &'a mut Vec<u8>,
-    pub(super) emit: &'a mut Emit<'a>,
+    pub(super) emit: &'a mut Build<'a>,
 }
 
 /// WireGuard authenticated what comes in, so only what goes out needs checksums: the peer's kernel verifies them.
@@ -81,7 +84,7 @@ impl RxToken for Received<'_> {
 
 pub(super) struct Outgoing<'t> {
     scratch: &'t mut Vec<u8>,
-    emit: &'t mut (dyn FnMut(&[u8]) + 't),
+    emit: &'t mut (dyn FnMut(&mut [u8]) + 't),
 }
 
 impl TxToken for Outgoing<'_> {

@@ -39,6 +39,9 @@ pub(super) struct Inbound<'a> {
 pub(super) struct Segment {
     pub(super) flow: Flow,
     pub(super) local_port: u16,
+    pub(super) sequence: u32,
+    pub(super) window: u16,
+    pub(super) payload_bytes: usize,
     flags: u8,
 }
 
@@ -48,12 +51,22 @@ impl Segment {
         self.flags & (SYN | ACK | RST | FIN) == SYN
     }
 
+    pub(super) fn synchronizes(&self) -> bool {
+        self.flags & SYN != 0
+    }
+
     pub(super) fn resets(&self) -> bool {
         self.flags & RST != 0
     }
 
     pub(super) fn finishes(&self) -> bool {
         self.flags & FIN != 0
+    }
+
+    /// The number behind its last byte.
+    pub(super) fn end(&self) -> u32 {
+        self.sequence
+            .wrapping_add(u32::try_from(self.payload_bytes).unwrap_or_default())
     }
 }
 
@@ -135,31 +148,8 @@ impl<'a> Inbound<'a> {
         payload: &[u8],
     ) -> Result<Self, Dropped> {
         let segment = if protocol == PROTOCOL_TCP {
-            let (
-                &[
-                    s0,
-                    s1,
-                    d0,
-                    d1,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                    offset,
-                    flags,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                ],
-                _,
-            ) = split::<20>(payload)?;
+            let (&[s0, s1, d0, d1, n0, n1, n2, n3, _, _, _, _], rest) = split::<12>(payload)?;
+            let (&[offset, flags, w0, w1, _, _, _, _], _) = split::<8>(rest)?;
             let header_bytes = usize::from(offset >> 4) * 4;
             let (remote_port, local_port) =
                 (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
@@ -173,6 +163,9 @@ impl<'a> Inbound<'a> {
             Some(Segment {
                 flow: Flow::new(local, local_port, remote, remote_port),
                 local_port,
+                sequence: u32::from_be_bytes([n0, n1, n2, n3]),
+                window: u16::from_be_bytes([w0, w1]),
+                payload_bytes: payload.len() - header_bytes,
                 flags,
             })
         } else {

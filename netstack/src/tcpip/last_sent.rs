@@ -3,9 +3,9 @@
 //! Two answers need it: the repeated last ack of a connection in TIME-WAIT whose stack is gone already (RFC 9293 §3.6.1), and the challenge ack for a SYN on a
 //! connection that lives (RFC 5961 §4), which smoltcp drops. Called by [`super::connection`] and [`super::time_wait`].
 
-use smoltcp::wire::{IpEndpoint, IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
+use smoltcp::wire::{TcpControl, TcpRepr, TcpSeqNumber};
 
-use super::device::checksums;
+use super::compose::compose;
 use super::flow::Flow;
 
 /// Taken from an outgoing packet.
@@ -55,12 +55,16 @@ impl LastSent {
         })
     }
 
+    /// The number up to which it acknowledges.
+    pub(super) fn acknowledgement(self) -> u32 {
+        self.acknowledgement
+    }
+
     /// A segment without data that says the same again.
     pub(super) fn bare_ack(self, flow: &Flow) -> Vec<u8> {
-        let (local, remote): (IpEndpoint, IpEndpoint) = (flow.local().into(), flow.remote().into());
         let segment = TcpRepr {
-            src_port: local.port,
-            dst_port: remote.port,
+            src_port: flow.local().port(),
+            dst_port: flow.remote().port(),
             control: TcpControl::None,
             seq_number: TcpSeqNumber(self.sequence.cast_signed()),
             ack_number: Some(TcpSeqNumber(self.acknowledgement.cast_signed())),
@@ -72,23 +76,7 @@ impl LastSent {
             timestamp: None,
             payload: &[],
         };
-        let header = IpRepr::new(
-            local.addr,
-            remote.addr,
-            IpProtocol::Tcp,
-            segment.buffer_len(),
-            64,
-        );
-        let mut packet = vec![0; header.buffer_len()];
-        header.emit(&mut packet, &checksums());
-        let body = packet.get_mut(header.header_len()..).unwrap_or_default();
-        segment.emit(
-            &mut TcpPacket::new_unchecked(body),
-            &local.addr,
-            &remote.addr,
-            &checksums(),
-        );
-        packet
+        compose(flow.local(), flow.remote(), &segment)
     }
 }
 

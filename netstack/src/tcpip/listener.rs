@@ -25,8 +25,10 @@ impl Listener {
         }
     }
 
-    pub(super) fn has_room(&self) -> bool {
-        self.half_open + self.ready.len() < self.backlog
+    /// How many more may shake hands.
+    pub(super) fn room(&self) -> usize {
+        self.backlog
+            .saturating_sub(self.half_open + self.ready.len())
     }
 
     pub(super) fn handshake_began(&mut self) {

@@ -64,7 +64,13 @@ impl TcpIp {
             connection.abort(CloseReason::Aborted);
             connection.run(&mut self.engine, now, &self.patience, emit);
         }
-        match (connection.phase, connection.standing()) {
+        let Some((phase, standing)) = self.fitted(now, slot, emit) else {
+            return;
+        };
+        let Some(connection) = self.table.at_mut(slot) else {
+            return;
+        };
+        match (phase, standing) {
             (Phase::HalfOpen(_) | Phase::Connecting, Standing::Handshake) => self.arm(now, slot),
             (Phase::HalfOpen(_), Standing::Over) => self.bury_half_open(slot),
             (Phase::HalfOpen(_), Standing::Alive | Standing::Resting) => {
@@ -86,6 +92,15 @@ impl TcpIp {
                 self.attend(now, slot);
             }
         }
+    }
+
+    /// Fits the rings and sends what comes of it; where the connection stands after that.
+    fn fitted(&mut self, now: Clock, slot: u32, emit: &mut Emit<'_>) -> Option<(Phase, Standing)> {
+        self.fit_to_idleness(now, slot);
+        self.fit_to_pace(now, slot);
+        self.outbox.flush(emit);
+        let connection = self.table.at_mut(slot)?;
+        Some((connection.phase, connection.standing()))
     }
 
     /// A handshake on a listening port is done.

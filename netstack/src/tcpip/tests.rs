@@ -2,6 +2,7 @@
 
 mod close;
 mod cost;
+mod fit;
 mod hostile;
 mod limits;
 mod open;
@@ -13,7 +14,10 @@ use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{TcpPacket, TcpRepr};
 
+use super::inbound::Inbound;
 use super::{Accepted, CloseReason, ConnId, TcpConfig, TcpError, TcpEvent, TcpIp};
 
 const PORT: u16 = 80;
@@ -52,7 +56,7 @@ impl Pair {
             node
         };
         let (a, mut b) = (node(1), node(2));
-        b.listen(PORT, 8).unwrap();
+        b.listen(PORT, 16).unwrap();
         let (to_a, to_b) = (VecDeque::new(), VecDeque::new());
         Self {
             now,
@@ -103,6 +107,7 @@ impl Pair {
             std::mem::take(&mut self.to_b),
         );
         let moved = !(to_a.is_empty() && to_b.is_empty());
+        to_a.iter().chain(&to_b).for_each(|packet| checked(packet));
         for (packets, receiver) in [(to_a, &mut self.a), (to_b, &mut self.b)] {
             let mut late = Vec::new();
             for packet in packets {
@@ -173,6 +178,52 @@ fn read_all(node: &mut TcpIp, conn: ConnId) -> (Vec<u8>, Result<usize, TcpError>
             Err(error) => return (all, Err(error)),
         }
     }
+}
+
+/// Stops at a packet that a kernel would drop for its checksum.
+fn checked(packet: &[u8]) {
+    let strict = ChecksumCapabilities::default();
+    let body = if packet[0] >> 4 == 4 { 20 } else { 40 };
+    let view = Inbound::parse(packet).unwrap();
+    if view.segment.is_some() {
+        let tcp = TcpPacket::new_checked(&packet[body..]).unwrap();
+        TcpRepr::parse(&tcp, &view.remote.into(), &view.local.into(), &strict).unwrap();
+    }
+}
+
+/// Reads to the end of the stream, letting the time pass.
+fn read_to_end(pair: &mut Pair, at_b: bool, conn: ConnId) -> Vec<u8> {
+    let mut all = Vec::new();
+    for _ in 0..1_000 {
+        let node = if at_b { &mut pair.b } else { &mut pair.a };
+        let (bytes, result) = read_all(node, conn);
+        all.extend(bytes);
+        match result {
+            Err(TcpError::WouldBlock) => pair.pass(Duration::from_millis(5)),
+            end => {
+                assert_eq!(end, Ok(0));
+                return all;
+            }
+        }
+    }
+    panic!("the stream never ends");
+}
+
+/// Moves so much so fast that the sender's and the reader's rings are as large as they get.
+fn widen(pair: &mut Pair, conn: ConnId, peer: ConnId) {
+    for _ in 0..400 {
+        while pair.a.send(conn, &[0; 65_536]).is_ok() {}
+        pair.pass(Duration::from_millis(1));
+        drop(read_all(&mut pair.b, peer));
+    }
+    pair.pass(Duration::from_millis(100));
+    drop(read_all(&mut pair.b, peer));
+    pair.pass(Duration::from_millis(100));
+    let (reader, sender) = (pair.b.stats(), pair.a.stats());
+    assert!(
+        reader.buffer_bytes >= 256 << 10 && sender.buffer_bytes >= 64 << 10,
+        "{reader:?} {sender:?}"
+    );
 }
 
 fn pattern(length: usize, salt: u8) -> Vec<u8> {

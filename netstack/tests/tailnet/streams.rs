@@ -55,10 +55,14 @@ async fn either_side_may_finish_sending_first() {
             second.read_to_end(&mut got).await.unwrap();
             assert_eq!(got, b"question");
             let answer = pattern(200_000, 4);
-            second.write_all(&answer).await.unwrap();
-            second.shutdown().await.unwrap();
             got.clear();
-            first.read_to_end(&mut got).await.unwrap();
+            // More than both rings hold while nobody reads.
+            let write = async {
+                second.write_all(&answer).await.unwrap();
+                second.shutdown().await.unwrap();
+            };
+            let (read, ()) = tokio::join!(first.read_to_end(&mut got), write);
+            assert_eq!(read.unwrap(), answer.len());
             assert!(got == answer);
             // To finish again changes nothing; to write is an error.
             first.shutdown().await.unwrap();

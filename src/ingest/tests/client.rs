@@ -1,4 +1,4 @@
-//! Two uploaders for tests: hyper's HTTP/2 client, and one that writes and reads raw frames.
+//! Three uploaders for tests: hyper's HTTP/2 client, one that writes and reads raw frames, and one that writes HTTP/1.1.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -14,10 +14,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::memory_sink::MemorySink;
 use crate::access::Identity;
-use crate::ingest::{IngestConfig, serve_connection};
+use crate::ingest::{Ingest, IngestConfig};
 
 pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
@@ -26,34 +27,50 @@ pub(super) const GOAWAY: u8 = 7;
 pub(super) const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// A served connection: our end of the stream, the token that stops the server, and the server itself.
+/// A served connection: our end of the stream, the token that stops the server, and the server itself, which ends with the connection; if it is the
+/// only one, when all is sealed.
 pub(super) struct Served {
     pub(super) io: DuplexStream,
     pub(super) shutdown: CancellationToken,
     pub(super) server: JoinHandle<()>,
+    pub(super) ingest: Ingest<MemorySink>,
 }
 
 pub(super) fn serve(sink: &MemorySink) -> Served {
+    serve_with(sink, IngestConfig::default())
+}
+
+pub(super) fn serve_with(sink: &MemorySink, config: IngestConfig) -> Served {
+    let mut served = serve_on(&Ingest::new(sink.clone(), config), "nServerCNTRL");
+    let ingest = served.ingest.clone();
+    let connection = AbortOnDropHandle::new(served.server);
+    served.server = tokio::spawn(async move {
+        connection.await.unwrap();
+        ingest.finished().await;
+    });
+    served
+}
+
+/// One more connection, of the node with that StableID.
+pub(super) fn serve_on(ingest: &Ingest<MemorySink>, stable_id: &str) -> Served {
     let (io, theirs) = tokio::io::duplex(64 * 1024);
     let shutdown = CancellationToken::new();
-    let server = tokio::spawn(serve_connection(
-        theirs,
-        Identity {
-            stable_id: "nServerCNTRL".to_owned(),
-            node_name: "web.ts.net".to_owned(),
-            user: None,
-            tags: vec!["tag:prod".to_owned()],
-            address: [100, 64, 0, 7].into(),
-            capabilities: std::collections::BTreeMap::new(),
-        },
-        sink.clone(),
-        IngestConfig::default(),
-        shutdown.clone(),
-    ));
+    let identity = Identity {
+        stable_id: stable_id.to_owned(),
+        node_name: "web.ts.net".to_owned(),
+        user: None,
+        tags: vec!["tag:prod".to_owned()],
+        address: [100, 64, 0, 7].into(),
+        capabilities: std::collections::BTreeMap::new(),
+    };
+    let (serving, stop) = (ingest.clone(), shutdown.clone());
+    let server =
+        tokio::spawn(async move { serving.serve_connection(theirs, identity, stop).await });
     Served {
         io,
         shutdown,
         server,
+        ingest: ingest.clone(),
     }
 }
 
@@ -107,6 +124,20 @@ impl Client {
             .unwrap();
         let response = self.requests.send_request(request).await.unwrap();
         (sender, response)
+    }
+
+    /// Sends an event whole, and gives the status.
+    pub(super) async fn event(&mut self, body: &'static str) -> http::StatusCode {
+        let (sender, receiver) = mpsc::channel(1);
+        sender.send(Ok(body.into())).await.unwrap();
+        drop(sender);
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri("http://100.64.0.9:80/v2/event")
+            .body(Upstream(receiver))
+            .unwrap();
+        let response = self.requests.send_request(request).await.unwrap();
+        response.status()
     }
 
     pub(super) async fn record(&mut self) -> Recording {
@@ -192,22 +223,37 @@ impl RawClient {
     }
 
     pub(super) async fn write(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        assert!(self.try_write(kind, flags, stream, payload).await);
+    }
+
+    /// False when the connection is closed.
+    pub(super) async fn try_write(
+        &mut self,
+        kind: u8,
+        flags: u8,
+        stream: u32,
+        payload: &[u8],
+    ) -> bool {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
         let mut frame = length[1..].to_vec();
         frame.extend([kind, flags]);
         frame.extend(stream.to_be_bytes());
         frame.extend(payload);
-        self.0.write_all(&frame).await.unwrap();
+        self.0.write_all(&frame).await.is_ok()
     }
 
     /// HEADERS without END_STREAM: HPACK's static `:scheme http`, the rest as literals.
     pub(super) async fn post(&mut self, stream: u32, method: &str, path: &str) {
+        assert!(self.try_post(stream, method, path).await);
+    }
+
+    pub(super) async fn try_post(&mut self, stream: u32, method: &str, path: &str) -> bool {
         let mut block = vec![0x86];
         for (name_index, value) in [(2, method), (4, path), (1, "100.64.0.9:80")] {
             block.extend([name_index, u8::try_from(value.len()).unwrap()]);
             block.extend(value.as_bytes());
         }
-        self.write(HEADERS, END_HEADERS, stream, &block).await;
+        self.try_write(HEADERS, END_HEADERS, stream, &block).await
     }
 
     /// The next frame; `None` when the connection is closed.
@@ -234,5 +280,61 @@ impl RawClient {
             }
         }
         frames
+    }
+}
+
+/// HTTP/1.1 by hand.
+pub(super) struct TextClient(pub(super) DuplexStream);
+
+impl TextClient {
+    /// A stock client's request for `/record`, up to the end of its head.
+    pub(super) async fn record(io: DuplexStream) -> Self {
+        let mut client = Self(io);
+        client
+            .write(
+                b"POST /record HTTP/1.1\r\nHost: 100.64.0.9:80\r\nUser-Agent: Go-http-client/1.1\r\n\
+                  Transfer-Encoding: chunked\r\nExpect: 100-continue\r\nAccept-Encoding: gzip\r\n\r\n",
+            )
+            .await;
+        client
+    }
+
+    /// The same, up to `100 Continue`.
+    pub(super) async fn begin(io: DuplexStream) -> Self {
+        let mut client = Self::record(io).await;
+        assert_eq!(client.head().await, "HTTP/1.1 100 Continue\r\n\r\n");
+        client
+    }
+
+    pub(super) async fn write(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).await.unwrap();
+    }
+
+    pub(super) async fn chunk(&mut self, bytes: &[u8]) {
+        self.write(format!("{:x}\r\n", bytes.len()).as_bytes())
+            .await;
+        self.write(bytes).await;
+        self.write(b"\r\n").await;
+    }
+
+    pub(super) async fn end(&mut self) {
+        self.write(b"0\r\n\r\n").await;
+    }
+
+    /// The next response head.
+    pub(super) async fn head(&mut self) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(self.0.read_u8().await.unwrap());
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    /// All that comes until the connection is closed.
+    pub(super) async fn rest(&mut self) -> String {
+        let mut rest = Vec::new();
+        // A reset is an end too.
+        drop(self.0.read_to_end(&mut rest).await);
+        String::from_utf8(rest).unwrap()
     }
 }

@@ -4,11 +4,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rand_core::SeedableRng;
 use tokio::sync::watch;
 
-use crate::ids::{RecordingId, StreamOffset};
-use crate::ingest::{RecordingSink, RecordingWriter};
-use crate::store::{Durable, End, Opening, SealedRecording, StoreError};
+use crate::ids::{EventId, RecordingId, StreamOffset};
+use crate::ingest::{RecordingSink, RecordingWriter, SourceNode};
+use crate::store::{Durable, End, Event, Opening, SealedRecording, StoreError, StoreHealth};
 
 /// What the store does on its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub(super) enum Mood {
     Patient,
     /// Takes no byte; nothing resolves.
     Stalled,
+    /// As prompt, but keeps no byte.
+    Discarding,
     /// Refuses to begin.
     Refusing,
     /// Panics in `begin`.
@@ -32,6 +35,9 @@ pub(super) enum Mood {
 pub(super) struct Recorded {
     pub(super) opening: Opening,
     pub(super) bytes: Vec<u8>,
+    pub(super) received: u64,
+    pub(super) notes: Vec<SourceNode>,
+    pub(super) largest_append: usize,
     pub(super) end: Option<End>,
     durable: watch::Sender<Durable>,
 }
@@ -39,6 +45,8 @@ pub(super) struct Recorded {
 #[derive(Debug, Clone)]
 pub(super) struct MemorySink {
     recordings: Arc<Mutex<Vec<Recorded>>>,
+    events: Arc<Mutex<Vec<Event>>>,
+    health: watch::Sender<StoreHealth>,
     mood: watch::Sender<Mood>,
     version: watch::Sender<u64>,
 }
@@ -47,6 +55,8 @@ impl MemorySink {
     pub(super) fn new(mood: Mood) -> Self {
         Self {
             recordings: Arc::default(),
+            events: Arc::default(),
+            health: watch::Sender::default(),
             mood: watch::Sender::new(mood),
             version: watch::Sender::new(0),
         }
@@ -73,6 +83,20 @@ impl MemorySink {
                 .durable
                 .send_modify(|durable| durable.failed = Some(error));
         });
+    }
+
+    /// Says that nothing gets through.
+    pub(super) fn stall(&self, reason: &str) {
+        let health = StoreHealth::Stalled(Arc::new(broken(reason)));
+        self.health.send_replace(health);
+    }
+
+    pub(super) fn say(&self, health: StoreHealth) {
+        self.health.send_replace(health);
+    }
+
+    pub(super) fn events(&self) -> Vec<Event> {
+        self.events.lock().unwrap().clone()
     }
 
     pub(super) fn count(&self) -> usize {
@@ -117,7 +141,7 @@ impl MemorySink {
 }
 
 /// A store's error: `write <what>: no answer in time`.
-fn broken(what: &str) -> StoreError {
+pub(super) fn broken(what: &str) -> StoreError {
     StoreError::Unanswered {
         step: "write",
         name: what.to_owned(),
@@ -137,6 +161,9 @@ impl RecordingSink for MemorySink {
         recordings.push(Recorded {
             opening,
             bytes: Vec::new(),
+            received: 0,
+            notes: Vec::new(),
+            largest_append: 0,
             end: None,
             durable: watch::Sender::default(),
         });
@@ -145,6 +172,27 @@ impl RecordingSink for MemorySink {
             index: recordings.len() - 1,
             mood: self.mood.subscribe(),
         })
+    }
+
+    fn health(&self) -> watch::Receiver<StoreHealth> {
+        self.health.subscribe()
+    }
+
+    async fn record_event(&self, event: Event) -> Result<EventId, StoreError> {
+        let mood = *self
+            .mood
+            .subscribe()
+            .wait_for(|mood| *mood != Mood::Patient && *mood != Mood::Stalled)
+            .await
+            .unwrap();
+        assert!(mood != Mood::PanicsAtBegin, "asked to panic");
+        if mood == Mood::Refusing {
+            return Err(broken("disk full\n"));
+        }
+        let mut events = self.events.lock().unwrap();
+        events.push(event);
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(events.len() as u64);
+        Ok(EventId::random(0, &mut rng))
     }
 }
 
@@ -168,13 +216,22 @@ impl RecordingWriter for MemoryWriter {
             .unwrap();
         assert!(mood != Mood::PanicsAtAppend, "asked to panic");
         let length = self.sink.with(self.index, |recorded| {
-            recorded.bytes.extend_from_slice(&bytes);
-            recorded.bytes.len() as u64
+            if mood != Mood::Discarding {
+                recorded.bytes.extend_from_slice(&bytes);
+            }
+            recorded.largest_append = recorded.largest_append.max(bytes.len());
+            recorded.received += bytes.len() as u64;
+            recorded.received
         });
-        if mood == Mood::Prompt {
+        if matches!(mood, Mood::Prompt | Mood::Discarding) {
             self.sink.commit(self.index, length);
         }
         Ok(())
+    }
+
+    fn note(&mut self, note: SourceNode) {
+        self.sink
+            .with(self.index, |recorded| recorded.notes.push(note));
     }
 
     fn durable(&self) -> watch::Receiver<Durable> {
@@ -189,7 +246,7 @@ impl RecordingWriter for MemoryWriter {
             .unwrap();
         let bytes = self.sink.with(self.index, |recorded| {
             recorded.end = Some(end);
-            recorded.bytes.len() as u64
+            recorded.received
         });
         Ok(SealedRecording {
             id: self.id(),

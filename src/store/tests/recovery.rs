@@ -347,3 +347,27 @@ async fn what_a_newer_version_wrote_is_left_alone() {
     assert_eq!(world.names_with(".json").await, Vec::<String>::new());
     assert_eq!(world.journal_left().await.len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_seal_that_failed_is_tried_again_until_it_succeeds_without_a_restart() {
+    let world = World::new(Backend::Memory).await;
+    let process = Process::start(&world, 1, None).await.unwrap();
+    let handle = recording(&process.store, &[CAST]).await;
+    let id = handle.id();
+    // Three attempts with five tries each, and one more attempt in the background.
+    for _ in 0..20 {
+        let fault = super::faulty_store::Fault::Fails;
+        world.objects.strike(".cast", fault);
+    }
+    assert!(handle.finish(clean_end()).await.is_err());
+    assert_eq!(world.objects.faults_left(), 5);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(world.sealed_of(id).await.1, CAST);
+    let stats = process.store.stats();
+    assert_eq!(
+        (stats.seals_failed, stats.sealed, stats.recordings_open),
+        (1, 1, 0)
+    );
+    process.store.close().await.unwrap();
+    assert_eq!(world.journal_left().await, Vec::<String>::new());
+}

@@ -17,16 +17,16 @@ fn each_side_may_finish_first_and_the_other_still_sends() {
             pair.b.send(peer, &data).unwrap();
             pair.b.shutdown(peer).unwrap();
             pair.pass(seconds(1));
-            assert_eq!(read_all(&mut pair.a, conn), (data, Ok(0)));
+            assert_eq!(read_to_end(&mut pair, false, conn), data);
         } else {
             pair.b.send(peer, &data).unwrap();
             pair.b.shutdown(peer).unwrap();
             pair.pass(seconds(1));
-            assert_eq!(read_all(&mut pair.a, conn), (data.clone(), Ok(0)));
+            assert_eq!(read_to_end(&mut pair, false, conn), data);
             pair.a.send(conn, &data).unwrap();
             pair.a.shutdown(conn).unwrap();
             pair.pass(seconds(1));
-            assert_eq!(read_all(&mut pair.b, peer), (data, Ok(0)));
+            assert_eq!(read_to_end(&mut pair, true, peer), data);
         }
         pair.pass(seconds(20));
         assert!(
@@ -73,7 +73,7 @@ fn a_released_connection_delivers_its_last_bytes_and_frees_its_buffers_in_time_w
     pair.a.release(conn);
     assert_eq!(pair.a.recv(conn, &mut [0]), Err(TcpError::Stale));
     pair.pass(seconds(1));
-    assert_eq!(read_all(&mut pair.b, peer), (data, Ok(0)));
+    assert_eq!(read_to_end(&mut pair, true, peer), data);
     pair.b.shutdown(peer).unwrap();
     pair.calm();
     // The dialler is in TIME-WAIT, without a stack.

@@ -1,5 +1,7 @@
 // Program recclient is a stock uploader of session recordings: a tsnet node of the Go library that streams casts to a
-// recorder with sessionrecording.ConnectToRecorder, exactly as the SSH server of a stock node does: one write per line.
+// recorder with sessionrecording.ConnectToRecorder, exactly as the SSH server of a stock node does: one write per line. With -v1
+// it takes the library's way to the old endpoint; with -event it sends an event with sessionrecording.SendEvent instead, as the
+// API server proxy for Kubernetes does.
 //
 // It joins, waits for Running, warms the path to the recorder with disco pings, streams, closes, and waits for the error
 // channels. It prints one JSON object (type report) as the only line on stdout; logs go to stderr. Exit code 0 means that the
@@ -36,12 +38,12 @@ const (
 )
 
 type options struct {
-	control, authKeyFile, hostname, state, castFile, reportFile string
-	recorders                                                   recorderList
-	generateBytes                                               int64
-	uploads                                                     int
-	pace, idle, warm                                            time.Duration
-	verbose                                                     bool
+	control, authKeyFile, hostname, state, castFile, eventFile, reportFile string
+	recorders                                                              recorderList
+	generateBytes                                                          int64
+	uploads                                                                int
+	pace, idle, warm                                                       time.Duration
+	v1, verbose                                                            bool
 }
 
 type recorderList []netip.AddrPort
@@ -59,13 +61,14 @@ func (l *recorderList) Set(s string) error {
 
 // report is what the program says about its run. All durations are milliseconds.
 type report struct {
-	Version   string   `json:"version"`
-	StableID  string   `json:"stable_id"`
-	Addresses []string `json:"addresses"`
-	JoinMS    int64    `json:"join_ms"`
-	Warm      warming  `json:"warm"`
-	Uploads   []upload `json:"uploads"`
-	Path      peerPath `json:"path"`
+	Version   string     `json:"version"`
+	StableID  string     `json:"stable_id"`
+	Addresses []string   `json:"addresses"`
+	JoinMS    int64      `json:"join_ms"`
+	Warm      warming    `json:"warm"`
+	Uploads   []upload   `json:"uploads"` // none with -event
+	Event     *sentEvent `json:"event"`   // null without -event
+	Path      peerPath   `json:"path"`    // afterwards
 }
 
 // warming is how the first packets to the recorder fared.
@@ -97,6 +100,8 @@ func main() {
 	flag.Var(&o.recorders, "recorder", "ip:port of a recorder; repeat for failover")
 	flag.StringVar(&o.castFile, "cast", "", "cast file to stream")
 	flag.Int64Var(&o.generateBytes, "generate-bytes", 1<<20, "without -cast: generate a cast of at least this size")
+	flag.BoolVar(&o.v1, "v1", false, "fail the probe for v2, so that the upload is POST /record over HTTP/1.1")
+	flag.StringVar(&o.eventFile, "event", "", "upload nothing; send this file, one JSON object, to /v2/event of the first recorder that takes it")
 	flag.DurationVar(&o.pace, "pace", 0, "pause between two lines")
 	flag.IntVar(&o.uploads, "uploads", 1, "upload so many casts at once; generated ones all differ")
 	flag.DurationVar(&o.idle, "idle", 0, "stay silent for this long before the last line, as an idle shell does")
@@ -132,13 +137,25 @@ func run(ctx context.Context, o options) (*report, error) {
 	envknob.SetNoLogsNoSupport()
 	envknob.Setenv("TS_PANIC_IF_HIT_MAIN_CONTROL", "1")
 
-	casts := make([]io.ReadCloser, o.uploads)
-	for i := range casts {
+	var event []byte
+	var casts []io.ReadCloser
+	if o.eventFile != "" {
+		if o.v1 || o.castFile != "" {
+			return nil, errors.New("-event goes with neither -v1 nor -cast")
+		}
 		var err error
-		if casts[i], err = openCast(o, i); err != nil {
+		if event, err = os.ReadFile(o.eventFile); err != nil {
 			return nil, err
 		}
-		defer casts[i].Close()
+	} else {
+		for i := range o.uploads {
+			cast, err := openCast(o, i)
+			if err != nil {
+				return nil, err
+			}
+			defer cast.Close()
+			casts = append(casts, cast)
+		}
 	}
 
 	authKey := ""
@@ -182,6 +199,9 @@ func run(ctx context.Context, o options) (*report, error) {
 		wg.Go(func() { r.Uploads[i] = stream(ctx, o, cast, node.Dial) })
 	}
 	wg.Wait()
+	if event != nil {
+		r.Event = send(o, event, node.Dial)
+	}
 	r.Path = pathTo(ctx, lc, o.recorders[0].Addr())
 	return r, nil
 }

@@ -5,8 +5,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"net"
+	"sync"
 	"time"
 
 	"tailscale.com/net/netx"
@@ -37,7 +40,11 @@ func stream(ctx context.Context, o options, cast io.Reader, dial netx.DialFunc) 
 	w := &watch{dial: dial}
 	defer func() { u.watched = w.result() }()
 
-	pw, attempts, errChan, err := sessionrecording.ConnectToRecorder(ctx, o.recorders, w.Dial)
+	dial = w.Dial
+	if o.v1 {
+		dial = withoutProbe(dial)
+	}
+	pw, attempts, errChan, err := sessionrecording.ConnectToRecorder(ctx, o.recorders, dial)
 	u.ConnectMS = time.Since(started).Milliseconds()
 	for _, a := range attempts {
 		u.Attempts = append(u.Attempts, attempt{a.Recorder.String(), a.FailureMessage})
@@ -94,4 +101,21 @@ func stream(ctx context.Context, o options, cast io.Reader, dial netx.DialFunc) 
 		u.Error = fmt.Sprintf("writing: %v; upload: %s", writeErr, u.Error)
 	}
 	return u
+}
+
+// withoutProbe returns a dialer that fails the first dial to each address. That one is for HEAD /v2/record, so that what follows
+// is the library's own way to v1.
+func withoutProbe(dial netx.DialFunc) netx.DialFunc {
+	var mu sync.Mutex
+	probed := make(map[string]bool)
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		mu.Lock()
+		first := !probed[addr]
+		probed[addr] = true
+		mu.Unlock()
+		if first {
+			return nil, errors.New("the probe for v2 is off")
+		}
+		return dial(ctx, network, addr)
+	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -8,23 +9,29 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"sync"
-	"sync/atomic"
 
 	"golang.org/x/net/http2"
 	"tailscale.com/net/netx"
 )
 
-// watched is what was seen on the wire beside ConnectToRecorder, which itself tells nothing about acks.
+// watched is what was seen on the wire beside the library, which itself tells nothing about acks.
 type watched struct {
-	Dials         int    `json:"dials"`
-	Protocol      string `json:"protocol"` // of the last connection: "v2", "v1" or ""
+	Dials      int    `json:"dials"`
+	Protocol   string `json:"protocol"`    // of the last connection: "v2", "v1" or ""
+	WatchError string `json:"watch_error"` // the watcher could not follow the bytes
+
+	// Of HTTP/2.
 	AckFrames     int    `json:"ack_frames"`
 	LastAck       int64  `json:"last_ack"`
 	AcksMonotonic bool   `json:"acks_monotonic"`
 	FrameError    string `json:"frame_error"` // text of the recorder's error frame
 	CleanEnd      bool   `json:"clean_end"`   // the recorder ended the response stream itself, by END_STREAM
-	WatchError    string `json:"watch_error"` // the watcher could not follow the bytes
+
+	// Of HTTP/1.1.
+	Statuses   []int `json:"statuses"`     // of all responses on the last connection, 100 Continue included
+	SaysItEnds bool  `json:"says_it_ends"` // the last response has "Connection: close"
 }
 
 // watch wraps a dialer and reads along with what the recorder answers.
@@ -45,7 +52,7 @@ func (w *watch) Dial(ctx context.Context, network, addr string) (net.Conn, error
 		return nil, err
 	}
 	pr, pw := io.Pipe()
-	wc := &watchedConn{Conn: c, tee: pw, done: make(chan struct{})}
+	wc := &watchedConn{Conn: c, tee: pw, done: make(chan struct{}), began: make(chan struct{})}
 	go wc.follow(pr)
 	w.mu.Lock()
 	w.last = wc
@@ -57,23 +64,20 @@ func (w *watch) Dial(ctx context.Context, network, addr string) (net.Conn, error
 func (w *watch) result() watched {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.last == nil {
-		return watched{Dials: w.dials}
+	var r watched
+	if w.last != nil {
+		w.last.Close()
+		<-w.last.done
+		r = w.last.seen
 	}
-	w.last.Close()
-	<-w.last.done
-	r := w.last.seen
 	r.Dials = w.dials
-	switch {
-	case w.last.http2.Load():
-		r.Protocol = "v2"
-	case w.last.wrote.Load():
-		r.Protocol = "v1"
+	if r.Statuses == nil {
+		r.Statuses = []int{} // In JSON a list, not null.
 	}
 	return r
 }
 
-// watchedConn copies all it reads to a follower, which parses it as HTTP/2.
+// watchedConn copies all it reads to a follower, which parses it by the protocol that the first write shows.
 type watchedConn struct {
 	net.Conn
 	tee  *io.PipeWriter
@@ -81,17 +85,21 @@ type watchedConn struct {
 	seen watched // owned by follow until done is closed
 
 	once  sync.Once
-	http2 atomic.Bool // the client began with HTTP/2's preface
-	wrote atomic.Bool
+	began chan struct{} // closed by the first write, or by Close
+	first firstWrite    // valid once began is closed
 }
+
+// firstWrite is what the first bytes of a client say.
+type firstWrite struct{ http2, http1, head bool }
 
 // http2Preface is how a client that knows that the server speaks HTTP/2 begins (RFC 9113, section 3.4).
 var http2Preface = []byte(http2.ClientPreface)
 
 func (c *watchedConn) Write(p []byte) (int, error) {
-	c.once.Do(func() {
-		c.http2.Store(bytes.HasPrefix(p, http2Preface[:min(len(p), len(http2Preface))]))
-		c.wrote.Store(true)
+	c.begin(func() {
+		c.first.http2 = bytes.HasPrefix(p, http2Preface[:min(len(p), len(http2Preface))])
+		c.first.http1 = !c.first.http2
+		c.first.head = bytes.HasPrefix(p, []byte("HEAD "))
 	})
 	return c.Conn.Write(p)
 }
@@ -99,7 +107,8 @@ func (c *watchedConn) Write(p []byte) (int, error) {
 func (c *watchedConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {
-		// The follower reads until the pipe is closed, so this write waits only for its parsing.
+		// The follower reads until the pipe is closed, so this write waits only for its parsing. It begins with the first
+		// write of the client, and a recorder does not speak before that.
 		c.tee.Write(p[:n])
 	}
 	if err != nil {
@@ -109,14 +118,59 @@ func (c *watchedConn) Read(p []byte) (int, error) {
 }
 
 func (c *watchedConn) Close() error {
+	c.begin(func() {})
 	c.tee.Close()
 	return c.Conn.Close()
+}
+
+func (c *watchedConn) begin(note func()) {
+	c.once.Do(func() {
+		note()
+		close(c.began)
+	})
 }
 
 // follow parses r until its end. Whatever it cannot parse it reads and drops, so that the upload never waits for it.
 func (c *watchedConn) follow(r io.Reader) {
 	defer close(c.done)
 	defer io.Copy(io.Discard, r)
+	<-c.began
+	switch {
+	case c.first.http2:
+		c.followHTTP2(r)
+	case c.first.http1:
+		c.followHTTP1(r)
+	}
+}
+
+// followHTTP1 notes the responses. Only the first may be to HEAD, and have no body whatever it says of its length.
+func (c *watchedConn) followHTTP1(r io.Reader) {
+	c.seen.Protocol = "v1"
+	buffered := bufio.NewReader(r)
+	for {
+		to := &http.Request{Method: http.MethodPost}
+		if c.first.head && len(c.seen.Statuses) == 0 {
+			to.Method = http.MethodHead
+		}
+		response, err := http.ReadResponse(buffered, to)
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return
+		}
+		if err != nil {
+			c.seen.WatchError = fmt.Sprintf("reading a response: %v", err)
+			return
+		}
+		c.seen.Statuses = append(c.seen.Statuses, response.StatusCode)
+		c.seen.SaysItEnds = response.Close
+		if _, err := io.Copy(io.Discard, response.Body); err != nil {
+			c.seen.WatchError = fmt.Sprintf("reading the body of a response: %v", err)
+			return
+		}
+	}
+}
+
+func (c *watchedConn) followHTTP2(r io.Reader) {
+	c.seen.Protocol = "v2"
 	c.seen.AcksMonotonic = true
 
 	// Bodies of all streams go to one decoder: only one response has a body, that of POST /v2/record.

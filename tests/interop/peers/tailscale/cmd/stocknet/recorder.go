@@ -15,29 +15,42 @@ const ackInterval = 100 * time.Millisecond
 
 // stored says what arrived.
 type stored struct {
-	Bytes  int64  `json:"bytes"`
-	SHA256 string `json:"sha256"`
-	Error  string `json:"error"`
+	Endpoint string `json:"endpoint"` // path of the request
+	Bytes    int64  `json:"bytes"`
+	SHA256   string `json:"sha256"`
+	Error    string `json:"error"`
 }
 
-// recorder serves HEAD and POST /v2/record: it reads to the end, acks what it read, and keeps only the hash.
+// recorder serves what a recorder should. It reads to the end, acks what it read over v2, and keeps only the hash.
 type recorder struct {
 	done func(stored)
 }
 
 func (rec *recorder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path != "/v2/record" {
-		w.WriteHeader(http.StatusNotFound)
-		return
-	}
-	switch r.Method {
-	case http.MethodHead:
+	overHTTP2 := r.ProtoMajor == 2
+	switch {
+	case r.Method == http.MethodHead && (r.URL.Path == "/v2/record" && overHTTP2 || r.URL.Path == "/v2/event"):
 		w.WriteHeader(http.StatusOK)
-	case http.MethodPost:
+	case r.Method == http.MethodPost && r.URL.Path == "/v2/record" && overHTTP2:
 		rec.record(w, r)
+	case r.Method == http.MethodPost && (r.URL.Path == "/record" || r.URL.Path == "/v2/event") && !overHTTP2:
+		rec.receive(w, r)
 	default:
-		w.WriteHeader(http.StatusMethodNotAllowed)
+		w.WriteHeader(http.StatusNotFound)
 	}
+}
+
+// receive takes a whole body, as /record and /v2/event do. The first read sends 100 Continue, if the client waits for it.
+func (rec *recorder) receive(w http.ResponseWriter, r *http.Request) {
+	sum := sha256.New()
+	n, err := io.Copy(sum, r.Body)
+	s := stored{Endpoint: r.URL.Path, Bytes: n, SHA256: hex.EncodeToString(sum.Sum(nil))}
+	if err != nil {
+		s.Error = err.Error()
+	}
+	rec.done(s)
+	w.Header().Set("Connection", "close")
+	w.WriteHeader(http.StatusOK)
 }
 
 func (rec *recorder) record(w http.ResponseWriter, r *http.Request) {
@@ -47,8 +60,8 @@ func (rec *recorder) record(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 
-	var mu sync.Mutex // guards s and sum against the acking loop
-	var s stored
+	var mu sync.Mutex // guards what follows against the acking loop
+	s := stored{Endpoint: r.URL.Path}
 	sum := sha256.New()
 	end := make(chan error, 1)
 	go func() {

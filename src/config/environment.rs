@@ -1,0 +1,179 @@
+//! The environment, read once, and what follows from it.
+//!
+//! Invariant: nothing else in the program reads a variable (clap reads NO_COLOR alone). Called by `main` and [`load`](super::load).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::{ConfigError, SETTINGS, Setting, Source};
+use crate::store::StoreUrl;
+
+/// Name of the socket in the state directory.
+pub(super) const SOCKET_NAME: &str = "tailtape.sock";
+
+/// What is logged by commands that are not `serve`, unless it is said.
+const LOG_DEFAULT: &str = "warn";
+
+/// Variables besides those of the settings.
+const OTHER_VARIABLES: [&str; 8] = [
+    "TAILTAPE_CONFIG",
+    "TAILTAPE_AUTH_KEY",
+    "TS_AUTHKEY",
+    "TS_AUTH_KEY",
+    "TSRECORDER_BUCKET",
+    "TSRECORDER_UI",
+    "XDG_STATE_HOME",
+    "HOME",
+];
+
+/// The variables that matter here. Some are secrets, so `Debug` shows names only.
+#[derive(Clone, Default)]
+pub struct Environment {
+    variables: BTreeMap<String, String>,
+    root: bool,
+}
+
+impl Environment {
+    /// That of the process. Variables that are not text, or empty, count as not set.
+    #[must_use]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "config is the reader of the environment"
+    )]
+    pub fn of_process() -> Self {
+        let names = SETTINGS.iter().flat_map(|setting| {
+            let aliases = setting
+                .alias_variables
+                .iter()
+                .map(|name| (*name).to_owned());
+            aliases.chain([setting.variable()])
+        });
+        let names = names.chain(OTHER_VARIABLES.map(str::to_owned));
+        let variables = names.filter_map(|name| {
+            let value = std::env::var(&name).ok()?;
+            Some((name, value))
+        });
+        Self {
+            variables: variables.collect(),
+            root: rustix::process::geteuid().is_root(),
+        }
+    }
+
+    /// One with these variables, for an ordinary user.
+    #[must_use]
+    pub fn of(variables: &[(&str, &str)]) -> Self {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Self {
+            variables: variables.iter().map(owned).collect(),
+            root: false,
+        }
+    }
+
+    /// The variable, if it is set and not empty.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&str> {
+        let value = self.variables.get(name).map(String::as_str);
+        value.filter(|value| !value.is_empty())
+    }
+
+    /// The variable of a setting that is set, its own before its aliases, and its text.
+    #[must_use]
+    pub fn of_setting(&self, setting: &Setting) -> Option<(String, &str)> {
+        let aliases = setting
+            .alias_variables
+            .iter()
+            .map(|name| (*name).to_owned());
+        let mut names = std::iter::once(setting.variable()).chain(aliases);
+        names.find_map(|name| {
+            let text = self.text(&name)?;
+            Some((name, text))
+        })
+    }
+}
+
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.variables.keys()).finish()
+    }
+}
+
+/// The log filter of a command without settings of its own: the flag, TAILTAPE_LOG, or `warn`.
+#[must_use]
+pub fn log_filter(flag: Option<&str>, environment: &Environment) -> String {
+    let given = flag.or_else(|| environment.text("TAILTAPE_LOG"));
+    given.unwrap_or(LOG_DEFAULT).to_owned()
+}
+
+/// Where the state is unless it is said: `/var/lib/tailtape` for root, else below the user's state directory.
+///
+/// # Errors
+/// [`ConfigError::NoStateDirectory`].
+pub fn state_directory(environment: &Environment) -> Result<PathBuf, ConfigError> {
+    if environment.root {
+        return Ok(PathBuf::from("/var/lib/tailtape"));
+    }
+    let of_xdg = environment.text("XDG_STATE_HOME").map(PathBuf::from);
+    let of_home = || {
+        let home = environment.text("HOME").map(PathBuf::from)?;
+        Some(home.join(".local/state"))
+    };
+    let states = of_xdg.filter(|path| path.is_absolute()).or_else(of_home);
+    let states = states.ok_or(ConfigError::NoStateDirectory)?;
+    Ok(states.join("tailtape"))
+}
+
+/// The store that a command reads: as given, else by its variable.
+///
+/// # Errors
+/// [`ConfigError::Missing`], [`ConfigError::Value`].
+pub fn store_url(flag: Option<&str>, environment: &Environment) -> Result<StoreUrl, ConfigError> {
+    let flag = flag.map(|text| (Source::Flag("store".to_owned()), text));
+    let of_variable = || {
+        let (name, text) = environment.of_setting(Setting::named("store")?)?;
+        Some((Source::Variable(name), text))
+    };
+    let given = flag.or_else(of_variable);
+    let (from, text) = given.ok_or(ConfigError::Missing { name: "store" })?;
+    read_store(text).map_err(|remedy| ConfigError::Value {
+        name: "store".to_owned(),
+        value: text.to_owned(),
+        from,
+        remedy: remedy.to_owned(),
+    })
+}
+
+/// A store is a URL, or a directory as tsrecorder takes it. The error is the remedy.
+pub(super) fn read_store(text: &str) -> Result<StoreUrl, &'static str> {
+    const REMEDY: &str = "give file:///absolute/path, a directory, or memory://; object stores are not in this version";
+    if text.contains("://") {
+        return text.parse().map_err(|_| REMEDY);
+    }
+    let path = std::path::absolute(text).map_err(|_| REMEDY)?;
+    Ok(StoreUrl::Local(path))
+}
+
+/// The socket of a recorder: as given, else that of the given state, else as the recorder itself would choose.
+///
+/// # Errors
+/// [`ConfigError::NoStateDirectory`].
+pub fn socket_path(
+    socket: Option<&Path>,
+    state: Option<&Path>,
+    environment: &Environment,
+) -> Result<PathBuf, ConfigError> {
+    if let Some(socket) = socket {
+        return Ok(socket.to_owned());
+    }
+    if let Some(state) = state {
+        return Ok(state.join(SOCKET_NAME));
+    }
+    if let Some(socket) = environment.text("TAILTAPE_SOCKET") {
+        return Ok(PathBuf::from(socket));
+    }
+    let setting = Setting::named("state").map(|setting| environment.of_setting(setting));
+    let state = match setting.flatten() {
+        Some((_, state)) => PathBuf::from(state),
+        None => state_directory(environment)?,
+    };
+    Ok(state.join(SOCKET_NAME))
+}

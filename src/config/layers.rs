@@ -1,0 +1,193 @@
+//! Flags over environment over file over defaults: which value counts, and where it came from.
+//!
+//! Invariants: every value in [`Effective`] is of its setting's kind and within its range; an unknown key in the file is an error. Called by
+//! [`load`](super::load).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::error::ConfigError;
+use super::{Environment, Flags, SETTINGS, Setting, Value, rules};
+use crate::access::Rule;
+
+/// The key of the table of access rules, which is no setting: it has neither flag nor variable.
+const RULES_KEY: &str = "access";
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A flag.
+    Flag(String),
+    /// An environment variable.
+    Variable(String),
+    /// The settings file.
+    File(PathBuf),
+    /// Nobody gave one.
+    Default,
+}
+
+/// A value and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// The value.
+    pub value: Value,
+    /// By what it was given.
+    pub source: Source,
+}
+
+/// The value of each setting that has one.
+pub type Effective = BTreeMap<&'static str, Given>;
+
+/// Merges the layers.
+pub(super) fn merge(
+    flags: &Flags,
+    environment: &Environment,
+    file: Option<(&Path, &str)>,
+) -> Result<(Effective, Vec<Rule>), ConfigError> {
+    let mut table = match file {
+        None => toml::Table::new(),
+        Some((path, text)) => text.parse().map_err(|source| ConfigError::Syntax {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?,
+    };
+    let path = file.map(|(path, _)| path).unwrap_or(Path::new(""));
+    let rules = rules::read(table.remove(RULES_KEY), path)?;
+    let mut effective = Effective::new();
+    for setting in SETTINGS {
+        let in_file = table.remove(setting.name);
+        let given = match of_text(setting, flags, environment) {
+            Some((source, text)) => Some(parsed(setting, &text, source)?),
+            None => in_file
+                .map(|value| of_file(setting, value, path))
+                .transpose()?,
+        };
+        let default = (!setting.default.is_empty() || matches!(setting.kind, super::Kind::List))
+            .then(|| parsed(setting, setting.default, Source::Default));
+        if let Some(given) = given.map(Ok).or(default).transpose()? {
+            effective.insert(setting.name, given);
+        }
+    }
+    match table.keys().next() {
+        None => Ok((effective, rules)),
+        Some(key) => Err(ConfigError::UnknownKey {
+            key: key.clone(),
+            file: path.to_owned(),
+            nearest: nearest(key),
+        }),
+    }
+}
+
+/// The text of a flag, or else of a variable.
+fn of_text(
+    setting: &Setting,
+    flags: &Flags,
+    environment: &Environment,
+) -> Option<(Source, String)> {
+    if let Some(text) = flags.values.get(setting.name) {
+        return Some((Source::Flag(setting.flag()), text.clone()));
+    }
+    let (name, text) = environment.of_setting(setting)?;
+    Some((Source::Variable(name), text.to_owned()))
+}
+
+fn parsed(setting: &Setting, text: &str, source: Source) -> Result<Given, ConfigError> {
+    match setting.kind.parse(text) {
+        Ok(value) => Ok(Given { value, source }),
+        Err(remedy) => Err(ConfigError::Value {
+            name: setting.name.to_owned(),
+            value: text.to_owned(),
+            from: source,
+            remedy,
+        }),
+    }
+}
+
+fn of_file(setting: &Setting, value: toml::Value, path: &Path) -> Result<Given, ConfigError> {
+    let source = Source::File(path.to_owned());
+    let wrong = |value: String, source| ConfigError::Value {
+        name: setting.name.to_owned(),
+        value,
+        from: source,
+        remedy: setting.kind.remedy(),
+    };
+    match value {
+        toml::Value::String(text) if !matches!(setting.kind, super::Kind::List) => {
+            parsed(setting, &text, source)
+        }
+        toml::Value::Integer(number) => parsed(setting, &number.to_string(), source),
+        toml::Value::Array(items) if matches!(setting.kind, super::Kind::List) => {
+            let texts: Option<Vec<String>> = items
+                .iter()
+                .map(|item| item.as_str().map(str::to_owned))
+                .collect();
+            let shown = toml::Value::Array(items).to_string();
+            let value = texts
+                .map(Value::List)
+                .ok_or_else(|| wrong(shown, source.clone()))?;
+            Ok(Given { value, source })
+        }
+        other @ (toml::Value::String(_)
+        | toml::Value::Array(_)
+        | toml::Value::Float(_)
+        | toml::Value::Boolean(_)
+        | toml::Value::Datetime(_)
+        | toml::Value::Table(_)) => Err(wrong(other.to_string(), source)),
+    }
+}
+
+/// The setting that takes the fewest single-letter changes to get to from `key`, if they are few.
+fn nearest(key: &str) -> Option<&'static str> {
+    let names = SETTINGS.iter().map(|setting| setting.name);
+    let all = names.chain([RULES_KEY]);
+    let nearest = all
+        .map(|name| (distance(key, name), name))
+        .min_by_key(|(distance, _)| *distance);
+    nearest
+        .filter(|(distance, name)| distance.saturating_mul(3) <= name.len().max(6))
+        .map(|(_, name)| name)
+}
+
+/// Levenshtein's, of the first 64 signs.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().take(64).collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (line, sign) in one.chars().take(64).enumerate() {
+        let mut next = vec![line.saturating_add(1)];
+        for ((kept, window), there) in row.iter().zip(row.iter().skip(1)).zip(&other) {
+            let changed = kept.saturating_add(usize::from(sign != *there));
+            let removed = window.saturating_add(1);
+            let added = next.last().map_or(0, |left| left.saturating_add(1));
+            next.push(changed.min(removed).min(added));
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(flag) => write!(f, "--{flag}"),
+            Self::Variable(name) => f.write_str(name),
+            Self::File(path) => path.display().fmt(f),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_distance_counts_single_changes() {
+        for (one, other, changes) in [("", "ab", 2), ("stroe", "store", 2), ("log", "log", 0)] {
+            assert_eq!(distance(one, other), changes);
+        }
+        assert_eq!(nearest("stores"), Some("store"));
+        assert_eq!(nearest("comit_interval"), Some("commit_interval"));
+        assert_eq!(nearest("favourite_colour"), None);
+    }
+}

@@ -1,0 +1,434 @@
+//! The checked settings, and what each part of the recorder gets of them.
+//!
+//! Invariant: a [`Config`] is complete and its values agree with one another; what it holds of the auth key shows nowhere. Made by
+//! [`load`](super::load), read by `serve`.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use netstack::tcpip::TcpConfig;
+
+use super::layers::{Effective, Source};
+use super::{ConfigError, Environment, Secret, Value, environment};
+use crate::access::{CAPABILITY, Rule};
+use crate::ids::LogKey;
+use crate::ingest::upload::UploadConfig;
+use crate::ingest::{IngestConfig, UploadPolicy};
+use crate::store::{StoreConfig, StoreUrl};
+
+/// Variables that may hold the auth key itself, strongest first.
+const AUTH_KEY_VARIABLES: [&str; 3] = ["TAILTAPE_AUTH_KEY", "TS_AUTHKEY", "TS_AUTH_KEY"];
+/// The longest auth key file; a key has some sixty bytes.
+const AUTH_KEY_BYTES_MAX: u64 = 4096;
+/// The longest label of a name (RFC 1035).
+const HOSTNAME_BYTES_MAX: usize = 63;
+/// The longest path of a Unix socket on Linux, which ends in a zero.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// Settings that are checked and that no part takes yet; each leaves this list with its line in [`Config::store_config`] or
+/// [`Config::ingest_config`]. Whoever gives one is told.
+const NOT_ENFORCED: [&str; 3] = ["store_stall_limit", "journal_bytes_max", "disk_free_min"];
+
+/// All settings of `tailtape serve`. Sizes in bytes.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// See [`SETTINGS`](super::SETTINGS) for the meaning of each.
+    pub store: StoreUrl,
+    /// `http://host[:port]`.
+    pub control_url: String,
+    /// The key itself; none when the node has joined before.
+    pub auth_key: Option<Secret>,
+    /// The wanted name.
+    pub hostname: String,
+    /// An absolute path.
+    pub state: PathBuf,
+    /// An absolute path.
+    pub socket: PathBuf,
+    /// A filter that was found readable.
+    pub log: String,
+    /// At most one address per family; none: those that lead to control.
+    pub udp_address: Vec<IpAddr>,
+    /// 0: any.
+    pub udp_port: u16,
+    /// See the table.
+    pub drain_limit: Duration,
+    /// See the table.
+    pub commit_interval: Duration,
+    /// See the table.
+    pub commit_bytes: usize,
+    /// See the table.
+    pub buffer_bytes_max: usize,
+    /// At most `buffer_bytes_max`.
+    pub upload_buffer_bytes_max: usize,
+    /// See the table.
+    pub store_stall_limit: Duration,
+    /// See the table.
+    pub journal_bytes_max: u64,
+    /// See the table.
+    pub disk_free_min: u64,
+    /// See the table.
+    pub recordings_max: usize,
+    /// See the table.
+    pub recordings_per_node_max: usize,
+    /// See the table.
+    pub recording_bytes_max: u64,
+    /// See the table.
+    pub recording_duration_max: Duration,
+    /// See the table.
+    pub connections_per_peer_max: usize,
+    /// See the table.
+    pub request_head_bytes_max: usize,
+    /// See the table.
+    pub request_head_timeout: Duration,
+    /// Who may upload.
+    pub upload: UploadPolicy,
+    /// Whether `/v2/event` is served.
+    pub events: bool,
+    /// See the table.
+    pub events_in_flight_bytes_max: usize,
+    /// Who may look, by configuration.
+    pub access: Vec<Rule>,
+    /// Each value and where it came from, for `--check` and for telling what a reload cannot change.
+    pub effective: Effective,
+    /// Where the auth key came from.
+    pub auth_key_source: Option<Source>,
+    /// What was asked for in vain, to be logged.
+    pub notes: Vec<String>,
+}
+
+impl Config {
+    pub(super) fn new(
+        effective: Effective,
+        access: Vec<Rule>,
+        environment: &Environment,
+    ) -> Result<Self, ConfigError> {
+        let values = Values(&effective);
+        if environment.text("TSRECORDER_BUCKET").is_some() {
+            return Err(values.wrong(
+                "store",
+                "S3 buckets are not in this version: unset TSRECORDER_BUCKET and give a directory",
+            ));
+        }
+        let ui = environment
+            .text("TSRECORDER_UI")
+            .is_some_and(|text| text != "false");
+        let note = "TSRECORDER_UI: there is no console in this version".to_owned();
+        let not_enforced = NOT_ENFORCED
+            .into_iter()
+            .filter(|name| values.source(name) != Source::Default)
+            .map(|name| format!("{name} is checked, but not enforced in this version"));
+        let store = store(&values)?;
+        let control_url = control_url(&values)?;
+        let state = match values.optional_text("state") {
+            Some(text) if text.starts_with("kube:") => {
+                return Err(values.wrong(
+                    "state",
+                    "Kubernetes Secrets are not in this version: give a directory",
+                ));
+            }
+            Some(text) => absolute("state", text, &values)?,
+            None => environment::state_directory(environment)?,
+        };
+        let socket = match values.optional_text("socket") {
+            Some(text) => absolute("socket", text, &values)?,
+            None => state.join(environment::SOCKET_NAME),
+        };
+        if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+            return Err(ConfigError::Value {
+                name: "socket".into(),
+                value: socket.display().to_string(),
+                from: values.source("socket"),
+                remedy: format!("give --socket a path of at most {SOCKET_PATH_BYTES_MAX} bytes"),
+            });
+        }
+        let log = values.text("log");
+        if crate::telemetry::check(&log).is_err() {
+            return Err(values.wrong("log", "give a level (error, warn, info, debug, trace), or levels by room, as in warn,tailtape::ingest=debug"));
+        }
+        let (auth_key, auth_key_source) = auth_key(&values, environment)?;
+        let config = Self {
+            store,
+            control_url,
+            auth_key,
+            hostname: hostname(&values)?,
+            state,
+            socket,
+            log,
+            udp_address: udp_address(&values)?,
+            udp_port: u16::try_from(values.count("udp_port")).unwrap_or_default(),
+            drain_limit: values.duration("drain_limit"),
+            commit_interval: values.duration("commit_interval"),
+            commit_bytes: values.size("commit_bytes"),
+            buffer_bytes_max: values.size("buffer_bytes_max"),
+            upload_buffer_bytes_max: values.size("upload_buffer_bytes_max"),
+            store_stall_limit: values.duration("store_stall_limit"),
+            journal_bytes_max: values.count("journal_bytes_max"),
+            disk_free_min: values.count("disk_free_min"),
+            recordings_max: values.size("recordings_max"),
+            recordings_per_node_max: values.size("recordings_per_node_max"),
+            recording_bytes_max: values.count("recording_bytes_max"),
+            recording_duration_max: values.duration("recording_duration_max"),
+            connections_per_peer_max: values.size("connections_per_peer_max"),
+            request_head_bytes_max: values.size("request_head_bytes_max"),
+            request_head_timeout: values.duration("request_head_timeout"),
+            upload: upload(&values)?,
+            events: values.text("events") == "on",
+            events_in_flight_bytes_max: values.size("events_in_flight_bytes_max"),
+            access,
+            auth_key_source,
+            notes: ui.then_some(note).into_iter().chain(not_enforced).collect(),
+            effective: Effective::new(),
+        };
+        if config.upload_buffer_bytes_max > config.buffer_bytes_max {
+            return Err(values.wrong("upload_buffer_bytes_max", "give at most buffer_bytes_max"));
+        }
+        Ok(Self {
+            effective,
+            ..config
+        })
+    }
+
+    /// The store's part. Limits that [`StoreConfig`] does not take yet stay here, checked.
+    #[must_use]
+    pub fn store_config(&self, log_key: LogKey) -> StoreConfig {
+        StoreConfig {
+            commit_interval: self.commit_interval,
+            commit_bytes: self.commit_bytes,
+            buffer_bytes_max: self.buffer_bytes_max,
+            upload_buffer_bytes_max: self.upload_buffer_bytes_max,
+            ..StoreConfig::new(self.store.clone(), log_key)
+        }
+    }
+
+    /// The part of ingest.
+    #[must_use]
+    pub fn ingest_config(&self) -> IngestConfig {
+        IngestConfig {
+            header_read_timeout: self.request_head_timeout,
+            request_head_bytes_max: u32::try_from(self.request_head_bytes_max).unwrap_or(u32::MAX),
+            drain_limit: self.drain_limit,
+            upload: UploadConfig {
+                recording_bytes_max: Some(self.recording_bytes_max),
+                recording_duration_max: Some(self.recording_duration_max),
+                ..UploadConfig::default()
+            },
+            policy: self.upload.clone(),
+            recordings_max: count(self.recordings_max),
+            recordings_per_node_max: count(self.recordings_per_node_max),
+            connections_per_peer_max: count(self.connections_per_peer_max),
+            events: self.events,
+            events_in_flight_bytes_max: count(self.events_in_flight_bytes_max),
+            ..IngestConfig::default()
+        }
+    }
+
+    /// The tunnel's part.
+    #[must_use]
+    pub fn tcp_config(&self) -> TcpConfig {
+        TcpConfig {
+            connections_per_peer_max: self.connections_per_peer_max,
+            ..TcpConfig::default()
+        }
+    }
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+/// Typed looks at merged values. A setting with a default always has a value of its kind: `layers` saw to it, and a test asks for each.
+struct Values<'a>(&'a Effective);
+
+impl Values<'_> {
+    fn optional_text(&self, name: &str) -> Option<&str> {
+        match self.0.get(name).map(|given| &given.value) {
+            Some(Value::Text(text)) => Some(text),
+            Some(Value::List(_) | Value::Count(_) | Value::Bytes(_) | Value::Duration(_))
+            | None => None,
+        }
+    }
+
+    fn required_text(&self, name: &'static str) -> Result<&str, ConfigError> {
+        let text = self.optional_text(name).filter(|text| !text.is_empty());
+        text.ok_or(ConfigError::Missing { name })
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.optional_text(name).unwrap_or_default().to_owned()
+    }
+
+    fn list(&self, name: &str) -> Vec<String> {
+        match self.0.get(name).map(|given| &given.value) {
+            Some(Value::List(items)) => items.clone(),
+            Some(Value::Text(_) | Value::Count(_) | Value::Bytes(_) | Value::Duration(_))
+            | None => Vec::new(),
+        }
+    }
+
+    fn count(&self, name: &str) -> u64 {
+        match self.0.get(name).map(|given| &given.value) {
+            Some(Value::Count(number) | Value::Bytes(number)) => *number,
+            Some(Value::Text(_) | Value::List(_) | Value::Duration(_)) | None => 0,
+        }
+    }
+
+    fn size(&self, name: &str) -> usize {
+        usize::try_from(self.count(name)).unwrap_or(usize::MAX)
+    }
+
+    fn duration(&self, name: &str) -> Duration {
+        match self.0.get(name).map(|given| &given.value) {
+            Some(Value::Duration(time)) => *time,
+            Some(Value::Text(_) | Value::List(_) | Value::Count(_) | Value::Bytes(_)) | None => {
+                Duration::ZERO
+            }
+        }
+    }
+
+    fn source(&self, name: &str) -> Source {
+        let given = self.0.get(name);
+        given.map_or(Source::Default, |given| given.source.clone())
+    }
+
+    fn wrong(&self, name: &str, remedy: &str) -> ConfigError {
+        let given = self.0.get(name);
+        ConfigError::Value {
+            name: name.to_owned(),
+            value: given
+                .map(|given| given.value.to_string())
+                .unwrap_or_default(),
+            from: self.source(name),
+            remedy: remedy.to_owned(),
+        }
+    }
+}
+
+fn store(values: &Values<'_>) -> Result<StoreUrl, ConfigError> {
+    let text = values.required_text("store")?;
+    environment::read_store(text).map_err(|remedy| values.wrong("store", remedy))
+}
+
+fn control_url(values: &Values<'_>) -> Result<String, ConfigError> {
+    let text = values.required_text("control_url")?;
+    let wrong = |remedy| Err(values.wrong("control_url", remedy));
+    let Ok(url) = url::Url::parse(text) else {
+        return wrong("give http://host[:port]");
+    };
+    match url.scheme() {
+        "http" => {}
+        "https" => {
+            return wrong(
+                "https is not in this version: give the http:// address of a control server such as Headscale",
+            );
+        }
+        _ => return wrong("give http://host[:port]"),
+    }
+    let bare = matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
+    let nobody = url.username().is_empty() && url.password().is_none();
+    if !bare || !nobody || url.host_str().is_none_or(str::is_empty) {
+        return wrong("give http://host[:port] and nothing more");
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+fn hostname(values: &Values<'_>) -> Result<String, ConfigError> {
+    let text = values.required_text("hostname")?;
+    let fits = text.len() <= HOSTNAME_BYTES_MAX
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-');
+    if fits {
+        return Ok(text.to_owned());
+    }
+    Err(values.wrong(
+        "hostname",
+        "give 1 to 63 letters, digits and dashes, with no dash at an end",
+    ))
+}
+
+fn udp_address(values: &Values<'_>) -> Result<Vec<IpAddr>, ConfigError> {
+    let wrong = |remedy| values.wrong("udp_address", remedy);
+    let list = values.list("udp_address");
+    let addresses: Result<Vec<IpAddr>, _> = list.iter().map(|text| text.parse()).collect();
+    let addresses = addresses.map_err(|_| wrong("give IP addresses of this host"))?;
+    if addresses.iter().any(IpAddr::is_unspecified) {
+        return Err(wrong(
+            "name an address of this host: peers are told of it, so 0.0.0.0 and [::] do not serve",
+        ));
+    }
+    let of_v4 = addresses.iter().filter(|address| address.is_ipv4()).count();
+    if of_v4 > 1 || addresses.len().saturating_sub(of_v4) > 1 {
+        return Err(wrong("give at most one address per family"));
+    }
+    Ok(addresses)
+}
+
+fn upload(values: &Values<'_>) -> Result<UploadPolicy, ConfigError> {
+    let tags = values.list("upload_tags");
+    if tags.iter().any(|tag| !tag.starts_with("tag:")) {
+        return Err(values.wrong("upload_tags", "a tag begins with tag:"));
+    }
+    match values.optional_text("upload") {
+        Some("tags") if tags.is_empty() => Err(values.wrong(
+            "upload_tags",
+            "name at least one tag, for upload is \"tags\"",
+        )),
+        Some("tags") => Ok(UploadPolicy::Tags(tags)),
+        Some(_) | None if !tags.is_empty() => {
+            Err(values.wrong("upload_tags", "set upload = \"tags\", or remove them"))
+        }
+        Some("capability") => Ok(UploadPolicy::Capability(CAPABILITY.into())),
+        Some(_) | None => Ok(UploadPolicy::Any),
+    }
+}
+
+/// The key of a flag's file, else of a variable, else of the file that the other layers name.
+fn auth_key(
+    values: &Values<'_>,
+    environment: &Environment,
+) -> Result<(Option<Secret>, Option<Source>), ConfigError> {
+    let source = values.source("auth_key_file");
+    let file = values.optional_text("auth_key_file").map(Path::new);
+    let variables = AUTH_KEY_VARIABLES.iter();
+    let variable = variables
+        .filter_map(|name| Some((*name, environment.text(name)?)))
+        .next();
+    match (file, variable) {
+        (None, None) => Ok((None, None)),
+        (Some(path), None) => Ok((Some(read_secret(path, values)?), Some(source))),
+        (Some(path), Some(_)) if matches!(source, Source::Flag(_)) => {
+            Ok((Some(read_secret(path, values)?), Some(source)))
+        }
+        (_, Some((name, text))) => {
+            let source = Source::Variable(name.to_owned());
+            Ok((Some(Secret::new(text)), Some(source)))
+        }
+    }
+}
+
+fn read_secret(path: &Path, values: &Values<'_>) -> Result<Secret, ConfigError> {
+    let failed = |source| ConfigError::File {
+        path: path.to_owned(),
+        source,
+    };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let mut text = zeroize::Zeroizing::new(String::new());
+    let mut limited = std::io::Read::take(file, AUTH_KEY_BYTES_MAX);
+    std::io::Read::read_to_string(&mut limited, &mut text).map_err(failed)?;
+    let secret = Secret::new(&text);
+    let is_one_word = !secret.expose().contains(char::is_whitespace);
+    if secret.expose().is_empty() || !is_one_word {
+        return Err(values.wrong(
+            "auth_key_file",
+            "write the auth key into it, on one line, and nothing else",
+        ));
+    }
+    Ok(secret)
+}
+
+fn absolute(name: &str, text: &str, values: &Values<'_>) -> Result<PathBuf, ConfigError> {
+    std::path::absolute(text).map_err(|_| values.wrong(name, "give a path"))
+}

@@ -1,0 +1,140 @@
+//! A store that takes nothing: running uploads are told, new ones refused, and everything goes on when it is back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use tokio::time::Instant;
+
+use super::client::{Client, TextClient, serve, serve_on};
+use super::memory_sink::{MemorySink, Mood, broken};
+use super::{EVENT, HEADER};
+use crate::store::StoreHealth;
+
+#[tokio::test(start_paused = true)]
+async fn every_upload_gets_one_error_frame_at_once_and_is_sealed_when_the_store_is_back() {
+    let sink = MemorySink::new(Mood::Patient);
+    let served = serve(&sink);
+    let mut client = Client::connect(served.io).await;
+    let mut recordings = Vec::new();
+    for index in 0..3 {
+        let mut recording = client.record().await;
+        recording.send(HEADER).await;
+        sink.until_received(index, HEADER.len()).await;
+        recordings.push(recording);
+    }
+    sink.commit(0, 10);
+    assert_eq!(recordings[0].text().await, "{\"ack\":10}\n");
+
+    sink.stall("the disk");
+    let stalled = Instant::now();
+    let error =
+        "{\"error\":\"the recorder's store is stalled: write the disk: no answer in time\"}\n";
+    for recording in &mut recordings {
+        assert_eq!(recording.rest().await, [error]);
+    }
+    assert_eq!(stalled.elapsed(), Duration::ZERO);
+
+    // The store still seals, but that is no reason to keep the connection.
+    assert_eq!((served.ingest.running(), served.ingest.sealing()), (0, 3));
+    client.connection.await.unwrap();
+    assert!(stalled.elapsed() <= Duration::from_secs(6));
+    assert!(sink.with(0, |recorded| recorded.end.is_none()));
+
+    sink.become_(Mood::Prompt);
+    for index in 0..3 {
+        let end = sink.until_ended(index).await;
+        assert!(!end.clean && end.flags.is_empty());
+        assert!(end.reason.contains("stalled"), "{}", end.reason);
+        let stored = sink.with(index, |recorded| recorded.bytes.clone());
+        assert_eq!(stored, HEADER, "as far as it came");
+    }
+    served.server.await.unwrap();
+    assert_eq!((served.ingest.running(), served.ingest.sealing()), (0, 0));
+    assert_eq!(served.ingest.stats().ended_stalled, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_whose_share_of_the_buffer_is_full_is_told_too() {
+    let sink = MemorySink::new(Mood::Stalled);
+    let mut client = Client::connect(serve(&sink).io).await;
+    let mut recording = client.record().await;
+    recording.send(HEADER).await;
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    assert_eq!(recording.text().await, "{\"ack\":0}\n");
+    assert_eq!(recording.text().await, "{\"ack\":0}\n");
+    sink.stall("the disk");
+    assert!(recording.text().await.starts_with("{\"error\":"));
+    assert!(recording.frame().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_is_refused_until_the_store_is_back() {
+    let why = || Arc::new(broken("the disk"));
+    for health in [
+        StoreHealth::Refusing(why()),
+        StoreHealth::Stalled(why()),
+        StoreHealth::Ended(why()),
+    ] {
+        let sink = MemorySink::new(Mood::Prompt);
+        let served = serve(&sink);
+        let ingest = served.ingest.clone();
+        let mut client = Client::connect(served.io).await;
+        sink.say(health.clone());
+        for (method, path) in [
+            (Method::HEAD, "/v2/record"),
+            (Method::POST, "/v2/record"),
+            (Method::HEAD, "/v2/event"),
+            (Method::POST, "/v2/event"),
+        ] {
+            let (_body, response) = client.request(method.clone(), path).await;
+            assert_eq!(response.status(), 503, "{method} {path}");
+            let reason = &response.headers()["tailtape-reason"];
+            assert_eq!(reason, "write the disk: no answer in time");
+        }
+        let mut old = TextClient::record(serve_on(&ingest, "n1").io).await;
+        let answer = old.rest().await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert_eq!(sink.count(), 0);
+        assert_eq!(ingest.stats().refused_store, 5);
+
+        sink.say(StoreHealth::Ready);
+        let (_body, response) = client.request(Method::HEAD, "/v2/record").await;
+        assert_eq!(response.status(), 200);
+        let mut recording = client.record().await;
+        recording.end();
+        recording.rest().await;
+        assert!(sink.until_ended(0).await.clean);
+        TextClient::begin(serve_on(&ingest, "n1").io).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn running_uploads_go_on_while_new_ones_are_refused_because_the_store_is_nearly_full() {
+    let sink = MemorySink::new(Mood::Prompt);
+    let mut client = Client::connect(serve(&sink).io).await;
+    let mut recording = client.record().await;
+    recording.send(HEADER).await;
+    sink.say(StoreHealth::Refusing(Arc::new(broken("the disk"))));
+    sink.until_received(0, HEADER.len()).await;
+    recording.send(EVENT).await;
+    recording.end();
+    let all = HEADER.len() + EVENT.len();
+    let frames = recording.rest().await;
+    assert_eq!(frames.last().unwrap(), &format!("{{\"ack\":{all}}}\n"));
+    assert!(sink.until_ended(0).await.clean);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stall_behind_a_complete_body_is_told_and_the_recording_is_complete() {
+    let sink = MemorySink::new(Mood::Patient);
+    let mut client = Client::connect(serve(&sink).io).await;
+    let mut recording = client.record().await;
+    recording.send(HEADER).await;
+    recording.end();
+    assert_eq!(recording.text().await, "{\"ack\":0}\n");
+    sink.stall("the disk");
+    assert!(recording.rest().await[0].starts_with("{\"error\":"));
+    sink.become_(Mood::Prompt);
+    assert!(sink.until_ended(0).await.clean);
+}

@@ -1,0 +1,194 @@
+//! The endpoints (docs/ingest.md), seen from the far end of the real tunnel.
+
+use http::Method;
+use http_body_util::BodyExt;
+use hyper::body::Body;
+use tailtape::ingest::IngestConfig;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::soon;
+use crate::tailnet::LoopbackTailnet;
+use crate::uploader::Uploader;
+
+/// A session that a real shell made.
+const SHELL_CAST: &[u8] = include_bytes!("../vectors/shell.cast");
+
+/// As long as a frame may be away by the protocol's promise, and a second for the way.
+const SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(6);
+
+/// Short, so that the test need not wait for the real one.
+const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(1);
+
+#[tokio::test]
+async fn the_response_head_comes_before_any_byte_of_the_body() {
+    let tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
+    let mut uploader = Uploader::connect(tailnet.uploader(), tailnet.address).await;
+    let upload = uploader.record().await;
+    assert_eq!(upload.status, 200);
+}
+
+#[tokio::test]
+async fn a_probe_is_answered_200_and_all_else_404_without_a_body() {
+    let tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
+    let mut uploader = Uploader::connect(tailnet.uploader(), tailnet.address).await;
+    for (method, path, expected) in [
+        (Method::HEAD, "/v2/record", 200),
+        (Method::GET, "/v2/record", 404),
+        (Method::POST, "/v2/other", 404),
+        (Method::HEAD, "/", 404),
+        (Method::GET, "/", 404),
+    ] {
+        let response = uploader.request(method.clone(), path).await;
+        assert_eq!(response.status(), expected, "{method} {path}");
+        assert!(response.body().is_end_stream(), "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn a_probe_over_http_1_is_404_so_that_the_client_falls_back() {
+    let tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
+    let dial = tailnet.uploader().dial(tailnet.address);
+    let mut stream = soon("a dial", dial).await.unwrap();
+    let request = b"HEAD /v2/record HTTP/1.1\r\nHost: recorder\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    soon("an answer", stream.read_to_string(&mut answer))
+        .await
+        .unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer:?}");
+    assert!(answer.ends_with("\r\n\r\n"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_recorder_that_drains_refuses_in_words_without_a_body_and_lets_running_uploads_end() {
+    let mut tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
+    let mut running = Uploader::connect(tailnet.uploader(), tailnet.address).await;
+    let mut upload = running.record().await;
+    upload.send("begun before\n").await;
+    upload.until_acked(13).await;
+    let stopping = tokio::spawn(tailnet.take_recorder().stop(crate::PATIENCE));
+
+    // The stop has its way before the next request, or this one is still taken: ask until it is refused.
+    let refused = soon("a refusal", async {
+        loop {
+            let mut late = Uploader::connect(tailnet.uploader(), tailnet.address).await;
+            let answer = late.record().await;
+            if answer.status != 200 {
+                return answer;
+            }
+        }
+    })
+    .await;
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.headers["tailtape-reason"], "draining");
+    let mut body = refused.into_answer();
+    assert!(soon("the end", body.frame()).await.is_none());
+
+    upload.send("ended while it drains\n").await;
+    upload.end();
+    let mut last = None;
+    while let Some(acked) = soon("the end of the answer", upload.ack()).await {
+        last = Some(acked);
+    }
+    assert_eq!(last, Some(35));
+    drop(running);
+    assert!(stopping.await.unwrap(), "everything ended in time");
+    // An upload that was still taken above has none.
+    let manifest = loop {
+        let manifest = tailnet.next_manifest().await;
+        if manifest.bytes > 0 {
+            break manifest;
+        }
+    };
+    assert!(manifest.clean);
+    assert_eq!(manifest.bytes, 35);
+}
+
+#[tokio::test]
+async fn an_idle_session_gets_a_frame_at_least_every_five_seconds() {
+    let tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
+    let mut uploader = Uploader::connect(tailnet.uploader(), tailnet.address).await;
+    let mut upload = uploader.record().await;
+    upload.send("then silence\n").await;
+    upload.until_acked(13).await;
+    let frame = tokio::time::timeout(SILENCE_MAX, upload.ack()).await;
+    assert_eq!(frame.unwrap(), Some(13), "it says again what is durable");
+}
+
+#[tokio::test]
+async fn a_session_that_ends_is_acked_whole_and_stored_byte_for_byte() {
+    let mut tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
+    let mut uploader = Uploader::connect(tailnet.uploader(), tailnet.address).await;
+    let mut upload = uploader.record().await;
+    for line in SHELL_CAST.split_inclusive(|byte| *byte == b'\n') {
+        upload.send(line).await;
+    }
+    upload.end();
+    let mut last = None;
+    while let Some(acked) = soon("the end of the answer", upload.ack()).await {
+        last = Some(acked);
+    }
+    assert_eq!(last, Some(SHELL_CAST.len() as u64));
+    let manifest = tailnet.next_manifest().await;
+    assert!(manifest.clean && manifest.flags.contains(&"complete".to_owned()));
+    assert!(tailnet.stored(&manifest) == SHELL_CAST);
+    assert_eq!(
+        manifest.uploader.node_name,
+        tailnet.uploader().status().name
+    );
+    assert_eq!(
+        manifest.uploader.user.unwrap().login,
+        "you@example.com",
+        "the tailnet says who uploaded"
+    );
+}
+
+#[tokio::test]
+async fn a_reset_seals_what_had_come_as_incomplete_with_the_reason() {
+    let mut tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
+    let mut uploader = Uploader::connect(tailnet.uploader(), tailnet.address).await;
+    let mut upload = uploader.record().await;
+    upload.send("half a session").await;
+    upload.until_acked(14).await;
+    upload.reset().await;
+    let manifest = tailnet.next_manifest().await;
+    assert!(!manifest.clean && manifest.flags.contains(&"incomplete".to_owned()));
+    let reason = &manifest.reason;
+    assert!(reason.contains("stream error received"), "{reason:?}");
+    assert_eq!(tailnet.stored(&manifest), b"half a session");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_lost_seals_what_had_come_as_incomplete_with_the_reason() {
+    let mut tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
+    let mut uploader = Uploader::connect(tailnet.uploader(), tailnet.address).await;
+    let mut upload = uploader.record().await;
+    upload.send("half a session").await;
+    upload.until_acked(14).await;
+    drop(uploader);
+    let manifest = tailnet.next_manifest().await;
+    assert!(!manifest.clean && manifest.flags.contains(&"incomplete".to_owned()));
+    let reason = &manifest.reason;
+    assert!(reason.contains("broken pipe"), "{reason:?}");
+    assert_eq!(tailnet.stored(&manifest), b"half a session");
+}
+
+#[tokio::test]
+async fn a_node_that_vanishes_without_a_word_is_missed_and_its_session_sealed_as_incomplete() {
+    let config = IngestConfig {
+        keep_alive_interval: KEEP_ALIVE,
+        keep_alive_timeout: KEEP_ALIVE,
+        ..IngestConfig::default()
+    };
+    let mut tailnet = LoopbackTailnet::start(config).await;
+    let mut uploader = Uploader::connect(tailnet.uploader(), tailnet.address).await;
+    let mut upload = uploader.record().await;
+    upload.send("half a session").await;
+    upload.until_acked(14).await;
+    tailnet.vanish();
+    let manifest = tailnet.next_manifest().await;
+    assert!(!manifest.clean && manifest.flags.contains(&"incomplete".to_owned()));
+    let reason = &manifest.reason;
+    assert!(reason.contains("no longer answers"), "{reason:?}");
+    assert_eq!(tailnet.stored(&manifest), b"half a session");
+}
