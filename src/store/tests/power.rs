@@ -5,6 +5,7 @@
 //! and records on. Called by nobody else; the model is also the ground of the simulation.
 
 mod audit;
+mod bent;
 mod ledger;
 mod model_disk;
 mod model_store;

@@ -51,6 +51,8 @@ struct World {
     began: Instant,
     deadline: Instant,
     trouble_per_mille: u64,
+    segment_bytes: u64,
+    has_long_sessions: bool,
     calm: AtomicBool,
     aftermath: watch::Sender<bool>,
     zombies: Mutex<JoinSet<()>>,
@@ -65,6 +67,7 @@ struct Tally {
     complete: u64,
     recovered: u64,
     gaps_flagged: u64,
+    cut: u64,
     acked_bytes: u64,
     crashes: u64,
     power_cuts: u64,
@@ -105,6 +108,8 @@ impl World {
             began,
             deadline: began + dice.millis(30_000, 300_000),
             trouble_per_mille: [0, 10, 50, 200][dice.below(4) as usize],
+            segment_bytes: [16 * 1024 * 1024, 60_000, 4_000][dice.below(3) as usize],
+            has_long_sessions: dice.one_in(8),
             calm: AtomicBool::new(false),
             aftermath: watch::channel(false).0,
             zombies: Mutex::default(),
@@ -243,6 +248,7 @@ async fn play(world: &Arc<World>, mut dice: Dice) -> Result<(), String> {
         tally.complete = sealed.complete;
         tally.recovered = sealed.recovered;
         tally.gaps_flagged = sealed.gaps_flagged;
+        tally.cut = sealed.cut;
     });
     Ok(())
 }
@@ -290,12 +296,13 @@ fn no_seed_loses_an_acked_byte() {
         all.add(&run.tally);
     }
     println!(
-        "simulation: {seeds} seeds, {} recordings, {} acked bytes, 0 lost, 0 gaps unflagged, {} complete, {} recovered, {} gaps flagged, \
+        "simulation: {seeds} seeds, {} recordings, {} acked bytes, 0 lost, 0 gaps unflagged, {} complete, {} recovered, {} cut, {} gaps flagged, \
          {} crashes, {} power cuts, {} takeovers, {} zombies",
         all.recordings,
         all.acked_bytes,
         all.complete,
         all.recovered,
+        all.cut,
         all.gaps_flagged,
         all.crashes,
         all.power_cuts,
@@ -329,6 +336,7 @@ impl Tally {
         self.recordings += other.recordings;
         self.complete += other.complete;
         self.recovered += other.recovered;
+        self.cut += other.cut;
         self.gaps_flagged += other.gaps_flagged;
         self.acked_bytes += other.acked_bytes;
         self.crashes += other.crashes;

@@ -173,6 +173,7 @@ impl Objects {
             sealed.recordings += 1;
             sealed.complete += u64::from(has("complete"));
             sealed.recovered += u64::from(has("recovered"));
+            sealed.cut += u64::from(is_cut(manifest));
             sealed.gaps_flagged += u64::from(has("gaps"));
         }
         Ok(sealed)
@@ -245,6 +246,17 @@ pub(in super::super) struct Sealed {
     pub(in super::super) complete: u64,
     pub(in super::super) recovered: u64,
     pub(in super::super) gaps_flagged: u64,
+    pub(in super::super) cut: u64,
+}
+
+/// Its segments are of more than one attempt: the first were written while it ran.
+fn is_cut(manifest: &Manifest) -> bool {
+    let attempts: BTreeSet<_> = manifest
+        .segments
+        .iter()
+        .filter_map(|segment| segment.name.rsplit('.').nth(2))
+        .collect();
+    attempts.len() > 1
 }
 
 impl Journal {

@@ -63,6 +63,7 @@ impl Recorder {
         config.buffer_bytes_max = BUFFER_BYTES;
         config.upload_buffer_bytes_max = BUFFER_BYTES / 2;
         config.commit_bytes = BUFFER_BYTES / 4;
+        config.segment_bytes = self.world.segment_bytes;
         let (inner, disk): (_, Option<Arc<dyn DiskSync>>) = match &self.world.ground {
             Ground::Remote(objects) => (Arc::clone(objects), None),
             Ground::Disk(disk) => {
@@ -177,8 +178,12 @@ async fn send(recorder: Recorder, store: Store, mut dice: Dice) {
     };
     let id = sender.handle.id();
     recorder.note(&format!("recording {id} begins"));
-    for _ in 0..dice.below(12) {
+    let is_long = recorder.world.has_long_sessions && dice.one_in(6);
+    let pieces = if is_long { 60 } else { dice.below(12) };
+    for _ in 0..pieces {
         let bytes = match dice.below(8) {
+            // More than the longest line that is read, so that the recording is cut while it runs.
+            _ if is_long => 20_000,
             0 => dice.below(20_000),
             1 | 2 => dice.below(2_000),
             _ => 1 + dice.below(100),
@@ -187,7 +192,9 @@ async fn send(recorder: Recorder, store: Store, mut dice: Dice) {
         if !sender.send(bytes.into()).await {
             break;
         }
-        let pause = if dice.one_in(10) {
+        let pause = if is_long {
+            dice.millis(0, 500)
+        } else if dice.one_in(10) {
             dice.millis(5_000, 100_000)
         } else {
             dice.millis(0, 2_000)
