@@ -4,6 +4,7 @@
 //! then holds nothing, everything or any part of what was not fsynced. The store is opened on what is left, recovers,
 //! and records on. Called by nobody else; the model is also the ground of the simulation.
 
+mod amplification;
 mod audit;
 mod bent;
 mod ledger;
@@ -11,6 +12,7 @@ mod model_disk;
 mod model_store;
 mod process;
 mod same_calls;
+mod signal;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -29,6 +31,7 @@ pub(super) use ledger::{Ledger, Sender};
 pub(super) use model_disk::{Kept, ModelDisk, Names, Strike};
 pub(super) use model_store::ModelStore;
 pub(super) use process::{Life, Process};
+pub(super) use signal::Signal;
 
 /// The log keys of the recorder, and of the one that it is after it lost its state.
 const FIRST_KEY: u8 = 7;
@@ -212,11 +215,11 @@ fn run(workload: Workload, case: Option<Case>) -> Result<Run, String> {
     }
     let ledger = Arc::new(Ledger::default());
     let went = life(async {
-        let mut boot = disk.boot();
         tokio::select! {
+            biased;
             () = first_life(workload, &disk, &ledger) => false,
             () = tokio::time::sleep(LIFE_MAX) => false,
-            went = boot.changed() => went.is_ok(),
+            _ = disk.boot().wait_for(|boot| boot > 0) => true,
         }
     });
     let fsyncs = disk.fsyncs();
@@ -240,10 +243,11 @@ fn run(workload: Workload, case: Option<Case>) -> Result<Run, String> {
     if let Some(at) = case.and_then(|case| case.again) {
         disk.strike(at, Strike::CutBefore(Kept::Seeded(at)));
         life(async {
-            let mut boot = disk.boot();
+            let boot = disk.boot().get();
             tokio::select! {
+                biased;
                 recorded = record_on(&disk, key, 101, &ledger) => recorded,
-                _ = boot.changed() => Ok(()),
+                _ = disk.boot().wait_for(|now| now != boot) => Ok(()),
             }
         })?;
         if !disk.take_struck() {

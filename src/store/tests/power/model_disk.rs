@@ -13,7 +13,8 @@ use std::sync::{Mutex, MutexGuard};
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
-use tokio::sync::watch;
+
+use super::signal::Signal;
 
 /// What a page cache writes at once: of a file that was not fsynced, any subset of pages may be on the disk.
 const PAGE_BYTES: usize = 4096;
@@ -70,7 +71,7 @@ pub(in super::super) type Inode = usize;
 pub(in super::super) struct ModelDisk {
     disk: Mutex<Disk>,
     /// How often the power was cut.
-    boot: watch::Sender<u64>,
+    boot: Signal<u64>,
 }
 
 #[derive(Debug)]
@@ -121,7 +122,7 @@ impl ModelDisk {
                 shut_down: false,
                 written: BTreeMap::new(),
             }),
-            boot: watch::channel(0).0,
+            boot: Signal::new(0),
         }
     }
 
@@ -130,8 +131,8 @@ impl ModelDisk {
     }
 
     /// Counts the cuts: a process of an older boot is gone.
-    pub(in super::super) fn boot(&self) -> watch::Receiver<u64> {
-        self.boot.subscribe()
+    pub(in super::super) fn boot(&self) -> &Signal<u64> {
+        &self.boot
     }
 
     /// Lets the `at`-th fsync from now on end in `strike`.
@@ -171,7 +172,7 @@ impl ModelDisk {
     /// The power goes, and comes back.
     pub(in super::super) fn cut(&self, kept: Kept) {
         self.disk().cut(kept);
-        self.boot.send_modify(|boot| *boot += 1);
+        self.boot.change(|boot| *boot += 1);
     }
 
     pub(in super::super) fn exists(&self, path: &str) -> bool {

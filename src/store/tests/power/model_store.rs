@@ -39,7 +39,7 @@ impl ModelStore {
         process: Arc<Process>,
         fsync_takes: Duration,
     ) -> Self {
-        let boot = *disk.boot().borrow();
+        let boot = disk.boot().get();
         Self {
             disk,
             process,
@@ -60,7 +60,7 @@ impl ModelStore {
     }
 
     async fn powered(&self) {
-        if *self.disk.boot().borrow() != self.boot {
+        if self.disk.boot().get() != self.boot {
             std::future::pending().await
         }
     }

@@ -5,7 +5,7 @@
 
 use std::sync::Mutex;
 
-use tokio::sync::watch;
+use super::signal::Signal;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Life {
@@ -17,7 +17,7 @@ pub(in super::super) enum Life {
 
 #[derive(Debug)]
 pub(in super::super) struct Process {
-    life: watch::Sender<Life>,
+    life: Signal<Life>,
     steps: Mutex<Steps>,
 }
 
@@ -30,23 +30,21 @@ struct Steps {
 impl Process {
     pub(in super::super) fn new() -> Self {
         Self {
-            life: watch::channel(Life::Running).0,
+            life: Signal::new(Life::Running),
             steps: Mutex::default(),
         }
     }
 
-    pub(in super::super) fn life(&self) -> watch::Receiver<Life> {
-        self.life.subscribe()
+    pub(in super::super) fn life(&self) -> &Signal<Life> {
+        &self.life
     }
 
     /// Dead stays dead.
     pub(in super::super) fn turn(&self, to: Life) {
-        self.life.send_if_modified(|life| {
-            let turns = *life != Life::Dead && *life != to;
-            if turns {
+        self.life.change(|life| {
+            if *life != Life::Dead {
                 *life = to;
             }
-            turns
         });
     }
 
@@ -72,8 +70,7 @@ impl Process {
 
     /// Waits until it runs; for ever once it is dead.
     pub(in super::super) async fn alive(&self) {
-        let mut life = self.life();
-        let now = *life.wait_for(|life| *life != Life::Frozen).await.unwrap();
+        let now = self.life.wait_for(|life| life != Life::Frozen).await;
         if now == Life::Dead {
             std::future::pending().await
         }

@@ -156,11 +156,9 @@ impl Recorder {
     }
 
     async fn gone(&self, boot: u64) {
-        let mut life = self.process.life();
         tokio::select! {
             biased;
-            // The sender lives in the process that we hold.
-            _ = life.wait_for(|life| *life == Life::Dead) => {}
+            _ = self.process.life().wait_for(|life| life == Life::Dead) => {}
             () = self.world.power_lost(boot) => {}
         }
     }
@@ -294,11 +292,10 @@ async fn run(recorder: &Recorder, fate: Fate, dice: &mut Dice) {
     }
     let lifetime = dice.millis(2_000, 60_000);
     let closes = fate == Fate::Closes;
-    let mut life = process.life();
     let mut task = tokio::spawn(recorder.clone().live(dice.fork(), lifetime, closes));
     tokio::select! {
         biased;
-        _ = life.wait_for(|life| *life != Life::Running) => {}
+        _ = process.life().wait_for(|life| life != Life::Running) => {}
         () = world.power_lost(boot) => {}
         over = &mut task => {
             over.unwrap();
