@@ -6,15 +6,18 @@
 //! commit point. Called by ingest (writing), the wiring (open, close) and whoever reads recordings back.
 
 mod archive;
+mod compaction;
 mod create;
 mod cut;
 mod error;
 mod event;
+mod events;
 mod fence;
 mod handle;
 mod health;
 mod journal;
 mod layout;
+mod ledger;
 mod local_disk;
 mod pace;
 mod probe;
@@ -39,14 +42,15 @@ use tokio::sync::{AcquireError, Notify, Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::ids::{EpochId, LogKey, RecorderId, RecordingId, StoreId};
+use crate::ids::{EpochId, EventId, LogKey, RecorderId, RecordingId, StoreId};
 pub use archive::StoreReader;
-use create::Objects;
+use create::{ANSWER_TIMEOUT, Objects};
 pub use error::StoreError;
 pub use event::Event;
 pub use handle::{Durable, End, Opening, RecordingHandle, SealedRecording};
 pub use health::StoreHealth;
 use journal::Committer;
+pub use ledger::CompactionLimits;
 use local_disk::{DiskSync, LocalDisk};
 use recovery::{RecorderLock, Recovery};
 pub use recovery::{RecoveryState, RecoveryStats};
@@ -112,10 +116,20 @@ pub struct StoreConfig {
     /// Whether other recorders write to the same store: an idle one then commits an empty object every 20 s, so that they
     /// do not take it for dead. On a local disk its lock says so without.
     pub fleet: bool,
+    /// How many bytes of events may wait for a commit.
+    pub events_in_flight_bytes_max: usize,
+    /// After so long without a commit the store is stalled: uploads end as far as they came, new ones are refused.
+    pub store_stall_limit: Duration,
+    /// New recordings are refused while the disk below a `file://` store has less room; 0 = no limit.
+    pub disk_free_bytes_min: u64,
+    /// New recordings are refused while the journal holds as much.
+    pub journal_bytes_max: u64,
+    /// When and how much compaction copies.
+    pub compaction: CompactionLimits,
 }
 
 impl StoreConfig {
-    /// The default settings (design: 1 s, 64 MiB in all, 1 MiB per upload, segments of 16 MiB).
+    /// The default settings (design: 1 s, 64 MiB in all, 1 MiB per upload, 25 s of stall, segments of 16 MiB).
     pub fn new(url: StoreUrl, log_key: LogKey) -> Self {
         Self {
             url,
@@ -126,6 +140,13 @@ impl StoreConfig {
             upload_buffer_bytes_max: 1024 * 1024,
             segment_bytes: 16 * 1024 * 1024,
             fleet: false,
+            events_in_flight_bytes_max: 128 * 1024 * 1024,
+            store_stall_limit: Duration::from_secs(25),
+            // What all uploads may have in the buffer: it can still be committed when the last recording was refused.
+            disk_free_bytes_min: 64 * 1024 * 1024,
+            // Ten thousand recordings of 1.6 MiB each before their seal.
+            journal_bytes_max: 16 * 1024 * 1024 * 1024,
+            compaction: CompactionLimits::STANDARD,
         }
     }
 
@@ -158,8 +179,50 @@ pub struct StoreStats {
     pub cuts: u64,
     /// What a crash had left, and what became of it.
     pub recovery: RecoveryStats,
-    /// How long the commit in flight has been trying: the measure of a stalled store.
+    /// How long the commit in flight has been trying.
     pub commit_running_for: Option<Duration>,
+    /// How often the store was found stalled.
+    pub stalls: u64,
+    /// New recordings and events refused, by reason.
+    pub refused: Refusals,
+    /// Journal objects that were not trimmed, openers not counted.
+    pub journal_objects_kept: u64,
+    /// Their bytes.
+    pub journal_bytes_kept: u64,
+    /// Those of them that open recordings and journalled events need. Compaction keeps
+    /// `journal_bytes_kept` ≤ 2 × `journal_bytes_open` + one object.
+    pub journal_bytes_open: u64,
+    /// Commits that copied frames out of older objects.
+    pub compactions: u64,
+    /// The bytes of those copies, part of `journal_bytes`: never more than half of it.
+    pub copied_bytes: u64,
+    /// The most spans that the index of one recording has had.
+    pub spans_most: u64,
+    /// Events committed.
+    pub events: u64,
+    /// Events in the journal that were not rolled yet.
+    pub events_journalled: u64,
+    /// Events rolled into objects.
+    pub events_rolled: u64,
+    /// Rolls that failed and were put off.
+    pub rolls_failed: u64,
+    /// What the disk below had free when it was last looked at.
+    pub disk_free_bytes: Option<u64>,
+}
+
+/// How often something new was refused, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Refusals {
+    /// The store was stalled.
+    pub stalled: u64,
+    /// The disk had too little room.
+    pub disk_nearly_full: u64,
+    /// The journal held too much.
+    pub journal_full: u64,
+    /// As many recordings were open as one recorder takes.
+    pub too_many: u64,
+    /// The store was closing, closed or fenced.
+    pub closed: u64,
 }
 
 /// An open store. Clones share it; when the last clone and the last handle are gone, its task stops.
@@ -176,7 +239,13 @@ pub(crate) struct Shared {
     objects: Objects,
     state: Mutex<State>,
     wake_committer: Notify,
+    wake_roller: Notify,
+    /// Told after each commit.
+    events_settled: Notify,
     space: Arc<Semaphore>,
+    event_space: Arc<Semaphore>,
+    /// What the backend said to the last commit that did not get through at once.
+    trouble: Mutex<Option<String>>,
     journal_puts: AtomicU64,
     rng: Mutex<ChaCha20Rng>,
     wall_clock: fn() -> Timestamp,
@@ -243,23 +312,59 @@ impl Shared {
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
+    /// A step of a commit failed and is tried again.
+    fn note_trouble(&self, error: &StoreError) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        *trouble = Some(error.with_remedy());
+    }
+
+    fn last_trouble(&self) -> String {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble
+            .clone()
+            .unwrap_or_else(|| "a commit is not answered".into())
+    }
+
+    fn has_disk_limit(&self) -> bool {
+        self.config.disk_free_bytes_min > 0 && self.objects.disk().is_some()
+    }
+
+    /// Asks the disk for its room. One that does not answer says nothing: the commits tell of it.
+    async fn look_at_disk(&self) {
+        let Some(disk) = self.objects.disk().filter(|_| self.has_disk_limit()) else {
+            return;
+        };
+        match tokio::time::timeout(ANSWER_TIMEOUT, disk.free_bytes()).await {
+            Ok(Ok(free_bytes)) => {
+                let free_bytes_min = self.config.disk_free_bytes_min;
+                self.state().handle_free(free_bytes, free_bytes_min);
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(error = error.with_causes(), "the disk's room is not known");
+            }
+            Err(_) => tracing::warn!("the disk did not say in time how much room it has"),
+        }
+    }
+
     fn draw<T>(&self, draw: impl FnOnce(&mut ChaCha20Rng) -> T) -> T {
         draw(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Stops the committer, recovery and seals that are tried again, when nobody is left who could give them work.
-struct CommitterTask(
-    tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
-    CancellationToken,
-);
+/// Stops the committer, the roller, recovery and seals that are tried again, when nobody is left who could give them work.
+struct CommitterTask {
+    committer: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    roller: tokio::task::AbortHandle,
+    stop: CancellationToken,
+}
 
 impl Drop for CommitterTask {
     fn drop(&mut self) {
-        self.1.cancel();
-        if let Some(task) = self.0.get_mut() {
+        self.stop.cancel();
+        if let Some(task) = self.committer.get_mut() {
             task.abort();
         }
+        self.roller.abort();
     }
 }
 
@@ -297,11 +402,19 @@ impl Store {
             space: Arc::new(Semaphore::new(
                 config.buffer_bytes_max.min(Semaphore::MAX_PERMITS),
             )),
+            event_space: Arc::new(Semaphore::new(
+                config
+                    .events_in_flight_bytes_max
+                    .min(Semaphore::MAX_PERMITS),
+            )),
+            state: Mutex::new(State::new(config.compaction)),
             config,
             store_id,
             objects,
-            state: Mutex::new(State::default()),
             wake_committer: Notify::new(),
+            wake_roller: Notify::new(),
+            events_settled: Notify::new(),
+            trouble: Mutex::new(None),
             journal_puts: AtomicU64::new(0),
             rng: Mutex::new(rng),
             wall_clock,
@@ -318,10 +431,17 @@ impl Store {
         // Before the claim, so that nobody takes a claimed epoch for one whose recorder is gone.
         recovery::hold_lock(&shared).await;
         let committer = Committer::claim_epoch(Arc::clone(&shared)).await?;
+        shared.look_at_disk().await;
         let task = shared.runtime.spawn(committer.run());
+        let roller = shared
+            .runtime
+            .spawn(events::run_roller(Arc::clone(&shared)));
         let stop = shared.stop.clone();
-        let committer = CommitterTask(tokio::sync::Mutex::new(Some(task)), stop.clone());
-        let committer = Arc::new(committer);
+        let committer = Arc::new(CommitterTask {
+            committer: tokio::sync::Mutex::new(Some(task)),
+            roller: roller.abort_handle(),
+            stop: stop.clone(),
+        });
         // Uploads do not wait for recovery; they go into the new epoch.
         let recovering = Recovery::new(Arc::clone(&shared)).run();
         shared
@@ -333,11 +453,26 @@ impl Store {
     /// Begins a recording: draws its id. Nothing is stored before its first bytes, or its end.
     ///
     /// # Errors
-    /// [`StoreError::Closed`], [`StoreError::Fenced`]; [`StoreError::TooManyRecordings`] and
-    /// [`StoreError::OpeningTooLarge`] are limits.
+    /// [`StoreError::Closed`], [`StoreError::Fenced`], [`StoreError::Stalled`]; [`StoreError::DiskNearlyFull`],
+    /// [`StoreError::JournalFull`], [`StoreError::TooManyRecordings`] and [`StoreError::OpeningTooLarge`] are limits.
     pub fn begin(&self, opening: Opening) -> Result<RecordingHandle, StoreError> {
         let id = self.shared.draw(RecordingId::random);
         RecordingHandle::begin(self.clone(), id, opening)
+    }
+
+    /// Commits an event, at once if no commit is in flight; when this returns its id, the event is durable. Waits while
+    /// as many bytes of events are in flight as may be, but never longer than the store takes to be found stalled.
+    ///
+    /// # Errors
+    /// The refusals of [`Store::begin`]; [`StoreError::EventTooLarge`]; [`StoreError::EventNotStored`] when the store
+    /// stalled or ended meanwhile: the event may be stored all the same.
+    pub async fn record_event(&self, event: Event) -> Result<EventId, StoreError> {
+        events::record(&self.shared, event).await
+    }
+
+    /// Whether new recordings are taken, and whether running ones are to end. Changes are seen by all receivers.
+    pub fn health(&self) -> watch::Receiver<StoreHealth> {
+        self.shared.state().health()
     }
 
     /// The store's own id, in every opener and manifest.
@@ -345,7 +480,7 @@ impl Store {
         self.shared.store_id
     }
 
-    /// Refuses new recordings, waits for the seals under way, commits what is pending and stops. At most 25 s.
+    /// Refuses new recordings, waits for the seals under way, rolls the events, commits what is pending and stops. At most 25 s.
     ///
     /// Recordings that are still open are told so through [`Durable::failed`]; what was acked of them stays.
     ///
@@ -358,9 +493,10 @@ impl Store {
         self.shared.tasks.close();
         let drained = tokio::time::timeout(CLOSE_LIMIT, async {
             self.shared.tasks.wait().await;
+            events::drain(&self.shared).await;
             self.shared.state().finish_commits();
             self.shared.wake_committer.notify_one();
-            let mut committer = self.committer.0.lock().await;
+            let mut committer = self.committer.committer.lock().await;
             if let Some(task) = committer.as_mut() {
                 // The task has no result of its own; why it stopped is in the state.
                 drop(task.await);
@@ -375,12 +511,13 @@ impl Store {
             .state()
             .halt(StoreError::Closed, &self.shared.space);
         self.committer
-            .0
+            .committer
             .lock()
             .await
             .take()
             .inspect(tokio::task::JoinHandle::abort);
         self.shared.release_lock();
+        self.committer.roller.abort();
         match (&*stopped_by, in_time) {
             (StoreError::Fenced { number }, _) => Err(StoreError::Fenced { number: *number }),
             (_, true) => Ok(()),

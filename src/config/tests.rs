@@ -340,7 +340,7 @@ fn names_of_settings_and_their_aliases_are_each_given_once() {
 }
 
 #[test]
-fn who_gives_a_setting_that_nothing_enforces_yet_is_told_and_nobody_else_is() {
+fn who_asks_for_a_console_is_told_that_there_is_none() {
     let config = load_with(NEEDED, &[], &[("TSRECORDER_UI", "true")]).unwrap();
     assert_eq!(
         config.notes,
@@ -348,11 +348,6 @@ fn who_gives_a_setting_that_nothing_enforces_yet_is_told_and_nobody_else_is() {
     );
     let config = load_with(&format!("{NEEDED}commit_interval = \"2s\""), &[], &[]).unwrap();
     assert!(config.notes.is_empty());
-    let config = load_with(&format!("{NEEDED}disk_free_min = \"2GiB\""), &[], &[]).unwrap();
-    assert_eq!(
-        config.notes,
-        ["disk_free_min is checked, but not enforced in this version"]
-    );
 }
 
 /// The row of a setting in docs/operations.md.

@@ -26,10 +26,6 @@ const HOSTNAME_BYTES_MAX: usize = 63;
 /// The longest path of a Unix socket on Linux, which ends in a zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-/// Settings that are checked and that no part takes yet; each leaves this list with its line in [`Config::store_config`] or
-/// [`Config::ingest_config`]. Whoever gives one is told.
-const NOT_ENFORCED: [&str; 3] = ["store_stall_limit", "journal_bytes_max", "disk_free_min"];
-
 /// All settings of `tailtape serve`. Sizes in bytes.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -114,10 +110,6 @@ impl Config {
             .text("TSRECORDER_UI")
             .is_some_and(|text| text != "false");
         let note = "TSRECORDER_UI: there is no console in this version".to_owned();
-        let not_enforced = NOT_ENFORCED
-            .into_iter()
-            .filter(|name| values.source(name) != Source::Default)
-            .map(|name| format!("{name} is checked, but not enforced in this version"));
         let store = store(&values)?;
         let control_url = control_url(&values)?;
         let state = match values.optional_text("state") {
@@ -177,7 +169,7 @@ impl Config {
             events_in_flight_bytes_max: values.size("events_in_flight_bytes_max"),
             access,
             auth_key_source,
-            notes: ui.then_some(note).into_iter().chain(not_enforced).collect(),
+            notes: ui.then_some(note).into_iter().collect(),
             effective: Effective::new(),
         };
         if config.upload_buffer_bytes_max > config.buffer_bytes_max {
@@ -189,7 +181,7 @@ impl Config {
         })
     }
 
-    /// The store's part. Limits that [`StoreConfig`] does not take yet stay here, checked.
+    /// The store's part.
     #[must_use]
     pub fn store_config(&self, log_key: LogKey) -> StoreConfig {
         StoreConfig {
@@ -197,6 +189,10 @@ impl Config {
             commit_bytes: self.commit_bytes,
             buffer_bytes_max: self.buffer_bytes_max,
             upload_buffer_bytes_max: self.upload_buffer_bytes_max,
+            store_stall_limit: self.store_stall_limit,
+            journal_bytes_max: self.journal_bytes_max,
+            disk_free_bytes_min: self.disk_free_min,
+            events_in_flight_bytes_max: self.events_in_flight_bytes_max,
             ..StoreConfig::new(self.store.clone(), log_key)
         }
     }

@@ -4,8 +4,11 @@
 //! Randomness and time are arguments. Called by the store, which names events.
 
 use std::fmt;
+use std::str::FromStr;
 
 use rand_core::{CryptoRng, RngCore};
+
+use super::ParseIdError;
 
 /// Crockford's base32: no I, L, O, U.
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
@@ -46,6 +49,33 @@ impl fmt::Debug for EventId {
     }
 }
 
+impl FromStr for EventId {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let wrong = || ParseIdError::new("EventId", text);
+        let chars = usize::try_from(CHARS).unwrap_or(usize::MAX);
+        // 26 characters hold 130 bits: the first has three of them.
+        if text.len() != chars || !text.starts_with(|first| ('0'..='7').contains(&first)) {
+            return Err(wrong());
+        }
+        let mut id = 0_u128;
+        for letter in text.bytes() {
+            let digit = ALPHABET.iter().position(|known| *known == letter);
+            let digit = digit.and_then(|digit| u128::try_from(digit).ok());
+            id = (id << 5) | digit.ok_or_else(wrong)?;
+        }
+        Ok(Self(id))
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for EventId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 impl serde::Serialize for EventId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -80,5 +110,24 @@ mod tests {
     #[test]
     fn the_largest_value_has_the_specifications_text() {
         assert_eq!(EventId(u128::MAX).to_string(), "7ZZZZZZZZZZZZZZZZZZZZZZZZZ");
+    }
+
+    #[test]
+    fn an_id_survives_its_text_form_and_nothing_else_passes_for_one() {
+        let mut rng = rand_chacha::ChaCha20Rng::seed_from_u64(2);
+        for ms in [0, 1_469_918_176_385, MS_MAX] {
+            let id = EventId::random(ms, &mut rng);
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        let zeros = "0".repeat(26);
+        for wrong in [
+            "",
+            &zeros[1..],
+            &zeros.replacen('0', "8", 1),
+            &zeros.replacen("00", "0I", 1),
+            &zeros.replacen("00", "0a", 1),
+        ] {
+            assert!(wrong.parse::<EventId>().is_err(), "{wrong}");
+        }
     }
 }

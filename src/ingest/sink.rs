@@ -63,29 +63,11 @@ impl RecordingSink for Store {
     }
 
     fn health(&self) -> watch::Receiver<StoreHealth> {
-        pending_merge::health(self)
+        Self::health(self)
     }
 
     async fn record_event(&self, event: Event) -> Result<EventId, StoreError> {
-        pending_merge::record_event(self, event).await
-    }
-}
-
-/// What the store itself does not say yet.
-mod pending_merge {
-    use super::{Event, EventId, Store, StoreError, StoreHealth, watch};
-
-    /// It refuses through its errors alone.
-    pub(super) fn health(_store: &Store) -> watch::Receiver<StoreHealth> {
-        watch::channel(StoreHealth::Ready).1
-    }
-
-    /// It keeps no events.
-    pub(super) fn record_event(
-        _store: &Store,
-        _event: Event,
-    ) -> std::future::Ready<Result<EventId, StoreError>> {
-        std::future::ready(Err(StoreError::Closed))
+        Self::record_event(self, event).await
     }
 }
 

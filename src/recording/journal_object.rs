@@ -133,6 +133,20 @@ impl ObjectWriter {
         Ok(())
     }
 
+    /// Adds frames that were encoded before, `frame_count` of them, byte for byte.
+    ///
+    /// # Errors
+    /// [`ObjectError::TooLarge`] when the object has become so.
+    pub fn push_encoded(&mut self, frames: &[u8], frame_count: u32) -> Result<(), ObjectError> {
+        self.bytes.extend_from_slice(frames);
+        self.frame_count = self.frame_count.saturating_add(frame_count);
+        let whole = self.bytes.len().saturating_add(OBJECT_TRAILER_BYTES);
+        if whole > OBJECT_BYTES_MAX {
+            return Err(ObjectError::TooLarge(whole));
+        }
+        Ok(())
+    }
+
     /// Closes the object: its bytes, fixed for ever, and their digest.
     pub fn finish(mut self) -> (Bytes, ObjectDigest) {
         let frames_bytes = self.bytes.len().saturating_sub(OBJECT_HEADER_BYTES);

@@ -18,7 +18,7 @@ use crate::ingest::{Ingest, IngestStats, UploadStatus};
 use crate::status::{
     Admin, ControlReport, Health, NodeReport, OpenRecording, Phase, Status, StoreReport,
 };
-use crate::store::{Store, StoreStats};
+use crate::store::{RecoveryState, Store, StoreStats};
 
 /// Open recordings that one answer lists.
 const RECORDINGS_LISTED_MAX: usize = 1000;
@@ -142,6 +142,7 @@ impl Live {
             url: self.store_url.clone(),
             halted: halted.map(|error| error.with_causes()),
             commit_running_ms: running.map(|millis| u64::try_from(millis).unwrap_or(u64::MAX)),
+            recovery: self.store.get().map(recovery),
             counters: counters(&stats),
         }
     }
@@ -226,6 +227,15 @@ fn ingest_counters(stats: IngestStats) -> BTreeMap<String, u64> {
         .collect()
 }
 
+/// Where recovery stands, in a word that programs compare with, and why it failed.
+fn recovery(store: &Store) -> String {
+    match (store.stats().recovery.state, store.recovery_failure()) {
+        (RecoveryState::Done, _) => "done".to_owned(),
+        (RecoveryState::Running, _) | (RecoveryState::Failed, None) => "running".to_owned(),
+        (RecoveryState::Failed, Some(why)) => format!("failed: {}", why.with_causes()),
+    }
+}
+
 /// By the names of the fields.
 fn counters(stats: &StoreStats) -> BTreeMap<String, u64> {
     let named = [
@@ -237,6 +247,13 @@ fn counters(stats: &StoreStats) -> BTreeMap<String, u64> {
         ("recordings_open", stats.recordings_open),
         ("sealed", stats.sealed),
         ("seals_failed", stats.seals_failed),
+        ("recovery_epochs_found", stats.recovery.epochs_found),
+        ("recovery_epochs_closed", stats.recovery.epochs_closed),
+        ("recovery_recordings_found", stats.recovery.recordings_found),
+        (
+            "recovery_recordings_sealed",
+            stats.recovery.recordings_sealed,
+        ),
     ];
     named.map(|(name, value)| (name.to_owned(), value)).into()
 }

@@ -114,6 +114,9 @@ pub struct StoreReport {
     pub halted: Option<String>,
     /// For how many milliseconds the commit in flight has been trying.
     pub commit_running_ms: Option<u64>,
+    /// Where recovery stands: `running`, `done`, or `failed: ` and why the last pass did; none before the store is open.
+    #[serde(default)]
+    pub recovery: Option<String>,
     /// Counters since it was opened, by name.
     pub counters: BTreeMap<String, u64>,
 }

@@ -77,6 +77,11 @@ impl Objects {
         self.troubled.store(true, Ordering::Relaxed);
     }
 
+    /// The disk below, if there is one.
+    pub(super) fn disk(&self) -> Option<&dyn DiskSync> {
+        self.disk.as_deref()
+    }
+
     /// Fsyncs an object and every directory on the way to it, if there is a disk below: a create answers for the
     /// directories that it made itself, not for those that it found. Their maker may still be at its fsync, or have died before.
     ///
@@ -111,6 +116,19 @@ impl Objects {
         patience: Patience,
         sends: &AtomicU64,
     ) -> Result<Created, StoreError> {
+        self.create_telling(name, bytes, patience, sends, |_| {})
+            .await
+    }
+
+    /// The same; each failed step is told to `trouble` before it is tried again.
+    pub(super) async fn create_telling(
+        &self,
+        name: &Path,
+        bytes: &Bytes,
+        patience: Patience,
+        sends: &AtomicU64,
+        mut trouble: impl FnMut(&StoreError) + Send,
+    ) -> Result<Created, StoreError> {
         let mut resolution = Resolution::new(self.disk.is_some());
         let mut tries_left = patience;
         let mut late = LateAnswers::default();
@@ -119,6 +137,7 @@ impl Objects {
         loop {
             next = match next {
                 Next::SendAgain if late.are_too_many() => {
+                    trouble(&late.error(name));
                     tries_left.spend(|| late.error(name))?;
                     tokio::time::sleep(RETRY_PAUSE).await;
                     Next::ReadBack
@@ -129,6 +148,7 @@ impl Objects {
                     if let Some(error) = error {
                         self.note_trouble();
                         tracing::warn!(%name, error = error.with_causes(), "create failed; it will be tried again");
+                        trouble(&error);
                         tries_left.spend(|| error)?;
                         tokio::time::sleep(RETRY_PAUSE).await;
                     }
@@ -139,6 +159,7 @@ impl Objects {
                     match read {
                         Ok(other) => foreign = other,
                         Err(error) => {
+                            trouble(&error);
                             tries_left.spend(|| error)?;
                             tokio::time::sleep(RETRY_PAUSE).await;
                         }

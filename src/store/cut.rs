@@ -93,7 +93,8 @@ impl Cutter {
     /// One cut; false when there is not enough to cut, or the upload has ended.
     async fn cut(&self) -> Result<bool, StoreError> {
         let prepared = self.ended.run_until_cancelled(self.prepare()).await;
-        let Some((record, released)) = prepared.transpose()?.flatten() else {
+        // Until the released spans are, compaction leaves them where they are.
+        let Some((record, released, _pin)) = prepared.transpose()?.flatten() else {
             return Ok(false);
         };
         let offset = StreamOffset(record.offset);
@@ -128,12 +129,16 @@ impl Cutter {
     }
 
     /// Writes the next segment; returns the record that would commit it, and the spans that it makes needless.
-    async fn prepare(&self) -> Result<Option<(CutRecord, Vec<Span>)>, StoreError> {
+    async fn prepare(&self) -> Result<Option<(CutRecord, Vec<Span>, Pin<'_>)>, StoreError> {
         // Few at a time: each holds one part of a segment in memory.
         let turn = self.shared.cuts.acquire().await;
         let _turn = turn.map_err(|_| StoreError::TaskLost)?;
         let Some(basis) = self.shared.state().seal_basis(self.id) else {
             return Ok(None);
+        };
+        let pin = Pin {
+            shared: &self.shared,
+            id: self.id,
         };
         let last = self.learned.cut();
         let from = last.as_ref().map_or(0, |cut| cut.offset);
@@ -184,7 +189,19 @@ impl Cutter {
             cast: progress.plain.save(),
             parser,
         };
-        Ok(Some((record, released)))
+        Ok(Some((record, released, pin)))
+    }
+}
+
+/// Compaction leaves the recording alone until this is dropped.
+struct Pin<'a> {
+    shared: &'a Shared,
+    id: RecordingId,
+}
+
+impl Drop for Pin<'_> {
+    fn drop(&mut self) {
+        self.shared.state().unpin(self.id);
     }
 }
 

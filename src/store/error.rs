@@ -3,8 +3,10 @@
 //! Invariant: no variant carries recorded bytes. Called by every file of the room.
 
 use std::error::Error as _;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -56,12 +58,6 @@ pub enum StoreError {
     )]
     ListIsStale {
         /// The object.
-        name: String,
-    },
-    /// An epoch of the journal has events that nobody has taken.
-    #[error("journal object {name} has events that are not rolled yet")]
-    EventsLeft {
-        /// The journal object.
         name: String,
     },
     /// An object could not be read, written or removed.
@@ -197,6 +193,64 @@ pub enum StoreError {
         #[source]
         source: Arc<Self>,
     },
+    /// No commit got through for as long as uploads are kept waiting.
+    #[error(
+        "the store took nothing for {} s: {cause}; new recordings are refused until it is back, which is tried each second",
+        stalled_for.as_secs()
+    )]
+    Stalled {
+        /// How long nothing got through when it was said.
+        stalled_for: Duration,
+        /// What the backend said last, with its remedy where it is known.
+        cause: String,
+    },
+    /// The disk under a `file://` store has less room than is kept free.
+    #[error(
+        "the disk has {free_bytes} bytes free, fewer than disk_free_min = {free_bytes_min}: new recordings are refused; free some room or lower disk_free_min"
+    )]
+    DiskNearlyFull {
+        /// What was free when it was looked at.
+        free_bytes: u64,
+        /// The limit.
+        free_bytes_min: u64,
+    },
+    /// The journal holds more than it may.
+    #[error(
+        "the journal holds {bytes} bytes, more than journal_bytes_max = {bytes_max}: new recordings are refused; end long recordings, see why seals fail, or raise journal_bytes_max"
+    )]
+    JournalFull {
+        /// What its objects have.
+        bytes: u64,
+        /// The limit.
+        bytes_max: u64,
+    },
+    /// An event is larger than all events together may be.
+    #[error("the event has {bytes} bytes, the limit is {bytes_max}")]
+    EventTooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// An event was not known to be durable when its sender had to be answered.
+    #[error("the event is not known to be stored")]
+    EventNotStored {
+        /// Why.
+        #[source]
+        source: Arc<Self>,
+    },
+    /// An event line in the journal is not one.
+    #[error("an event in the journal is not one")]
+    EventLine(#[source] serde_json::Error),
+    /// A disk could not be asked how much room it has.
+    #[error("ask the disk below {} for its free room", .path.display())]
+    DiskFree {
+        /// Where.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        source: std::io::Error,
+    },
     /// The compressor could not be made.
     #[error("prepare the journal")]
     Compress(#[source] CompressionError),
@@ -212,6 +266,73 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The same once more, for the refusals that everyone gets: an error is not cloned otherwise.
+    pub(super) fn repeated(&self) -> Self {
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "only these are said to everyone; a store that ended for any other reason is closed"
+        )]
+        match self {
+            Self::Fenced { number } => Self::Fenced { number: *number },
+            Self::Stalled { stalled_for, cause } => Self::Stalled {
+                stalled_for: *stalled_for,
+                cause: cause.clone(),
+            },
+            Self::DiskNearlyFull {
+                free_bytes,
+                free_bytes_min,
+            } => Self::DiskNearlyFull {
+                free_bytes: *free_bytes,
+                free_bytes_min: *free_bytes_min,
+            },
+            Self::JournalFull { bytes, bytes_max } => Self::JournalFull {
+                bytes: *bytes,
+                bytes_max: *bytes_max,
+            },
+            _ => Self::Closed,
+        }
+    }
+
+    /// What the backend said on one line, and what an operator can do about it.
+    pub(super) fn with_remedy(&self) -> String {
+        let said = self.with_causes();
+        match self.io_kind() {
+            Some(ErrorKind::StorageFull) => {
+                format!("no space is left (ENOSPC): free some room ({said})")
+            }
+            Some(ErrorKind::QuotaExceeded) => {
+                format!("the quota is used up (EDQUOT): raise it or free some room ({said})")
+            }
+            Some(ErrorKind::PermissionDenied) => {
+                format!(
+                    "access is denied (EACCES): give the recorder's user the right to write there ({said})"
+                )
+            }
+            Some(ErrorKind::ReadOnlyFilesystem) => {
+                format!(
+                    "the file system is read-only (EROFS): mount it writable and see why it was not ({said})"
+                )
+            }
+            _ => said,
+        }
+    }
+
+    /// What kind of trouble the operating system named, anywhere below.
+    fn io_kind(&self) -> Option<ErrorKind> {
+        let mut source = self.source();
+        while let Some(cause) = source {
+            if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+                // A library may wrap one io::Error into another, and only the innermost has the system's kind.
+                let inner = io
+                    .get_ref()
+                    .and_then(|inner| inner.downcast_ref::<std::io::Error>());
+                return Some(inner.unwrap_or(io).kind());
+            }
+            source = cause.source();
+        }
+        None
+    }
+
     /// The error and its causes on one line: for a log, which shows an error's own words alone.
     #[must_use]
     pub fn with_causes(&self) -> String {
@@ -235,8 +356,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_full_a_forbidden_and_a_read_only_disk_are_named_with_their_remedies() {
+        let rows = [
+            (ErrorKind::StorageFull, "ENOSPC", "free some room"),
+            (ErrorKind::QuotaExceeded, "EDQUOT", "raise it"),
+            (ErrorKind::PermissionDenied, "EACCES", "the right to write"),
+            (ErrorKind::ReadOnlyFilesystem, "EROFS", "mount it writable"),
+        ];
+        for (kind, name, remedy) in rows {
+            let io = std::io::Error::from(kind);
+            let error = StoreError::Object {
+                step: "create",
+                name: "journal/a".into(),
+                source: object_store::Error::Generic {
+                    store: "disk",
+                    source: Box::new(std::io::Error::other(io)),
+                },
+            };
+            let told = error.with_remedy();
+            assert!(told.contains(name) && told.contains(remedy), "{told}");
+        }
+        let unknown = StoreError::Unanswered {
+            step: "create",
+            name: "journal/a".into(),
+        };
+        assert_eq!(unknown.with_remedy(), unknown.with_causes());
+    }
+
+    #[test]
     fn an_error_is_logged_with_each_cause_once() {
-        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let full = std::io::Error::from(ErrorKind::StorageFull);
         let said = full.to_string();
         let error = StoreError::Object {
             step: "create",

@@ -4,19 +4,21 @@
 //! N is resolved; offsets move only after that. The order of a commit, and what is true if we stop right there, is
 //! written beside [`Committer::commit`]. Called by [`super::Store::open`], which runs the committer as a task.
 
+mod trim;
+
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use object_store::ObjectStoreExt;
 use serde::{Deserialize, Serialize};
 
 use super::create::{Created, Patience, RETRY_PAUSE};
 use super::error::StoreError;
 use super::pace::Pace;
-use super::state::{BatchItem, ObjectPlace};
-use super::{Shared, layout, recovery};
+use super::state::{Batch, BatchItem, Move, ObjectPlace, Placed};
+use super::{Shared, compaction, layout};
 use crate::ids::{EpochId, JournalNumber, LogKey, RecorderId, RecordingId, StoreId, StreamOffset};
 use crate::recording::compression::Compressor;
 use crate::recording::frame::{FRAME_PLAIN_BYTES_MAX, FrameKind};
@@ -24,7 +26,6 @@ use crate::recording::journal_object::{
     OBJECT_BYTES_MAX, OBJECT_HEADER_BYTES, OBJECT_TRAILER_BYTES, ObjectDigest, ObjectError,
     ObjectHeader, ObjectWriter,
 };
-use crate::recording::records::FenceReason;
 
 /// What the frames of one object may take, unpacked.
 const BATCH_BYTES_MAX: usize = OBJECT_BYTES_MAX - OBJECT_HEADER_BYTES - OBJECT_TRAILER_BYTES;
@@ -38,6 +39,9 @@ const TRIM_AT_ONCE_MAX: u64 = 256;
 const FLEET_BEAT: Duration = Duration::from_secs(20);
 /// How often the fence of a clean close is tried.
 const CLOSE_TRIES: u32 = 3;
+
+/// How often the disk is asked for its room while recordings are open and nothing is committed.
+const DISK_LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The JSON in an opener, object 0 of an epoch.
 #[derive(Debug, Serialize, Deserialize)]
@@ -55,6 +59,8 @@ pub(super) struct OpenerRecord {
 pub(super) struct Committer {
     shared: Arc<Shared>,
     epoch: Epoch,
+    /// The epochs of this process that a failed fsync ended and that were not trimmed yet, by index.
+    ended_epochs: BTreeMap<u64, EpochId>,
     /// Used by one encoding at a time; shared only to reach its thread.
     compressor: Arc<Mutex<Compressor>>,
 }
@@ -69,11 +75,11 @@ struct Epoch {
     trimmed: JournalNumber,
 }
 
-/// An object, encoded: the items come back with the ranges of their frames.
+/// An object, encoded: its parts come back with the ranges of their frames.
 struct Encoded {
     bytes: Bytes,
     digest: ObjectDigest,
-    batch: Vec<(BatchItem, Range<u32>)>,
+    placed: Placed,
 }
 
 impl Committer {
@@ -85,87 +91,64 @@ impl Committer {
         Ok(Self {
             shared,
             epoch,
+            ended_epochs: BTreeMap::new(),
             compressor: Arc::new(Mutex::new(compressor)),
         })
     }
 
     /// Commits until the store is closed or fenced.
     pub(super) async fn run(mut self) {
-        let config = &self.shared.config;
-        let mut pace = Pace::new(config.commit_interval, config.commit_bytes);
+        let shared = Arc::clone(&self.shared);
+        let mut pace = Pace::new(shared.config.commit_interval, shared.config.commit_bytes);
         while self.wait_until_due(&pace).await {
             let now = tokio::time::Instant::now().into_std();
             let (batch, oldest_needed, left_behind) = {
-                let mut state = self.shared.state();
+                let mut state = shared.state();
                 let batch = state.take_batch(BATCH_BYTES_MAX, now);
-                let oldest_needed = state.oldest_needed(self.epoch.index, self.epoch.next);
+                let oldest_needed = state.oldest_needed(self.epoch.index, self.epoch.next, &batch);
                 (batch, oldest_needed, state.has_queue())
             };
             pace.handle_commit(now, left_behind);
-            if let Err(error) = self.commit(batch, oldest_needed).await {
+            let committed = watch_for_stall(&shared, self.commit(batch, oldest_needed)).await;
+            if let Err(error) = committed {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     "the journal stops"
                 );
-                self.shared.state().halt(error, &self.shared.space);
+                shared.state().halt(error, &shared.space);
+                shared.events_settled.notify_waiters();
                 return;
             }
+            self.compact();
+            shared.wake_roller.notify_one();
+            shared.events_settled.notify_waiters();
+            shared.look_at_disk().await;
         }
         self.close_epoch().await;
-    }
-
-    /// The last act: our own fence, so that the next start has nothing to take over. What it says of the oldest object that is
-    /// needed is what recovery relies on; without the fence recovery makes one.
-    async fn close_epoch(&mut self) {
-        let number = self.epoch.next;
-        let oldest_needed = self.shared.state().oldest_needed(self.epoch.index, number);
-        let header = ObjectHeader {
-            recorder: self.shared.config.recorder(),
-            epoch: self.epoch.id,
-            number,
-            previous: self.epoch.previous,
-            oldest_needed,
-        };
-        let name = layout::journal_object(&header.recorder, &header.epoch, number);
-        let fence = recovery::fence_object(&self.shared, &header, FenceReason::Closed);
-        let created = match &fence {
-            Ok((bytes, _)) => {
-                let patience = Patience::Tries(CLOSE_TRIES);
-                let sends = &self.shared.journal_puts;
-                let created = self.shared.objects.create(&name, bytes, patience, sends);
-                created.await.map_err(|error| error.with_causes())
-            }
-            Err(error) => Err(error.with_causes()),
-        };
-        match created {
-            // If we stop here: the epoch is closed; the objects that are not needed go at the next start.
-            Ok(Created::Durable) => while self.trim(oldest_needed.min(number)) {},
-            Ok(Created::Different(_) | Created::Poisoned(_)) => {
-                tracing::warn!(%name, "the epoch is not closed by its own fence; the next start closes it");
-            }
-            Err(error) => {
-                tracing::warn!(%name, error, "the epoch has no fence yet; the next start makes one");
-            }
-        }
     }
 
     /// Waits for a commit to be due; false when the store is closed and nothing is pending.
     async fn wait_until_due(&self, pace: &Pace) -> bool {
         loop {
-            let (wish, finishing) = {
+            let (wish, finishing, watches_disk) = {
                 let state = self.shared.state();
-                (state.commit_wish(), state.is_finishing())
+                let watches_disk = self.shared.has_disk_limit() && state.watches_disk();
+                (state.commit_wish(), state.is_finishing(), watches_disk)
             };
             let woken = self.shared.wake_committer.notified();
             match wish {
                 None if finishing => return false,
-                None if self.shared.config.fleet => {
-                    // An empty object says to the others that we live.
-                    if tokio::time::timeout(FLEET_BEAT, woken).await.is_err() {
-                        return true;
+                None => {
+                    let shared = &self.shared;
+                    tokio::select! {
+                        // An empty object says to the others of a fleet that we live.
+                        () = tokio::time::sleep(FLEET_BEAT), if shared.config.fleet => return true,
+                        () = tokio::time::sleep(DISK_LOOK_INTERVAL), if watches_disk => {
+                            shared.look_at_disk().await;
+                        }
+                        () = woken => {}
                     }
                 }
-                None => woken.await,
                 Some(_) if finishing => return true,
                 Some(wish) => {
                     let now = tokio::time::Instant::now().into_std();
@@ -185,7 +168,7 @@ impl Committer {
     /// One commit. An error is the end of the journal: fenced, or an object that cannot be made.
     async fn commit(
         &mut self,
-        batch: Vec<BatchItem>,
+        batch: Batch,
         oldest_needed: JournalNumber,
     ) -> Result<(), StoreError> {
         let header = ObjectHeader {
@@ -196,74 +179,105 @@ impl Committer {
             oldest_needed,
         };
         let name = layout::journal_object(&header.recorder, &header.epoch, header.number);
+        let place = Arc::new(ObjectPlace {
+            name,
+            number: header.number,
+            epoch_index: self.epoch.index,
+        });
         let encoded = self.encode(header, batch).await?;
-        // If we stop here: the batch is lost. It was never acked; the uploader replays it elsewhere.
+        // If we stop here: the batch is lost. It was never acked; the uploader replays it elsewhere. What compaction
+        // copied stands in its old place.
         let created = self
             .shared
             .objects
-            .create(
-                &name,
+            .create_telling(
+                &place.name,
                 &encoded.bytes,
                 Patience::Endless,
                 &self.shared.journal_puts,
+                |trouble| self.shared.note_trouble(trouble),
             )
             .await?;
         match created {
             Created::Durable => {}
             Created::Different(_) => {
                 // If we stop here: another recorder owns the epoch's end and seals what stands before it. Ours never counts.
-                let error = StoreError::Fenced {
-                    number: header.number,
-                };
-                self.give_back(encoded.batch);
-                return Err(error);
+                let number = header.number;
+                let error = Arc::new(StoreError::Fenced { number });
+                let lost = encoded.placed.into_batch();
+                let mut state = self.shared.state();
+                state.fail_all(&error, lost, &self.shared.space);
+                return Err(StoreError::Fenced { number });
             }
             Created::Poisoned(source) => {
                 // If we stop here: the object may or may not survive the power. Nothing of it was acked.
-                let error = Arc::new(StoreError::SyncFailed {
-                    name: name.to_string(),
+                let error = StoreError::SyncFailed {
+                    name: place.name.to_string(),
                     source,
-                });
+                };
+                self.shared.note_trouble(&error);
+                let error = Arc::new(error);
                 tracing::error!(
                     error = &*error as &dyn std::error::Error,
                     "the epoch is poisoned; a new one begins"
                 );
-                self.shared.state().fail_all(
-                    &error,
-                    encoded.batch.into_iter().map(|(item, _)| item).collect(),
-                    &self.shared.space,
-                );
+                {
+                    let mut state = self.shared.state();
+                    // It may stand there, needed by nobody: it goes when its epoch does.
+                    let bytes = u64::try_from(encoded.bytes.len()).unwrap_or_default();
+                    state.ledger.handle_object(place.key(), bytes, 0);
+                    let lost = encoded.placed.into_batch();
+                    state.fail_all(&error, lost, &self.shared.space);
+                }
                 return self.begin_new_epoch().await;
             }
         }
         // The commit point is passed. If we stop here: the bytes are durable, the uploader was not told; it sends
-        // them again elsewhere, and recovery keeps both, each under its own id.
+        // them again elsewhere, and recovery keeps both, each under its own id. Copies stand in both places.
         let number = header.number;
         self.epoch.next = number.next();
         self.epoch.previous = encoded.digest;
-        let place = Arc::new(ObjectPlace {
-            name,
-            number,
-            epoch_index: self.epoch.index,
-        });
-        {
+        let now = tokio::time::Instant::now().into_std();
+        let trimmable = {
             let mut state = self.shared.state();
-            state.note_object(encoded.bytes.len());
-            state.settle(&place, encoded.batch, &self.shared.space);
-        }
+            let bytes = encoded.bytes.len();
+            state.settle(&place, bytes, encoded.placed, &self.shared.space, now);
+            // Somebody may have begun to read the old place of a copy since the object was made: it stays for them.
+            let needed = state.oldest_needed(self.epoch.index, number, &Batch::default());
+            needed.min(oldest_needed).min(number)
+        };
         // If we stop here: offsets moved and every byte below them is durable. Acks follow.
-        self.trim(oldest_needed.min(number));
+        self.trim(trimmable);
         // If we stop here: some objects below the durable `oldest_needed` are left; recovery may remove them.
+        self.trim_ended_epochs();
+        // If we stop here: the same of epochs that were poisoned; every recording in them has its manifest.
+        self.shared
+            .state()
+            .handle_journal(self.shared.config.journal_bytes_max);
         Ok(())
     }
 
+    /// Starts the reading of what compaction copies into the next object, off the ack path.
+    fn compact(&self) {
+        let now = tokio::time::Instant::now().into_std();
+        let planned = self.shared.state().plan_compaction(self.epoch.index, now);
+        if planned.is_empty() {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        self.shared.runtime.spawn(async move {
+            let moves = compaction::read_moves(&shared.objects, planned).await;
+            shared.state().handle_moves_read(moves);
+            shared.wake_committer.notify_one();
+        });
+    }
+
     /// Fixes the bytes of the object. Large batches are packed off the runtime's threads.
-    async fn encode(
-        &self,
-        header: ObjectHeader,
-        batch: Vec<BatchItem>,
-    ) -> Result<Encoded, StoreError> {
-        let plain_bytes: usize = batch.iter().map(|item| item.data.len()).sum();
+    async fn encode(&self, header: ObjectHeader, batch: Batch) -> Result<Encoded, StoreError> {
+        let recorded: usize = batch.items.iter().map(|item| item.data.len()).sum();
+        let copied: usize = batch.moves.iter().map(|one| one.frames.len()).sum();
+        let of_events: usize = batch.events.iter().map(|frame| frame.bytes.len()).sum();
+        let plain_bytes = recorded.saturating_add(copied).saturating_add(of_events);
         let compressor = Arc::clone(&self.compressor);
         let encode = move || {
             let mut compressor = compressor.lock().unwrap_or_else(PoisonError::into_inner);
@@ -277,27 +291,20 @@ impl Committer {
             .map_err(|_| StoreError::TaskLost)?
     }
 
-    fn give_back(&self, batch: Vec<(BatchItem, Range<u32>)>) {
-        let error = Arc::new(StoreError::Fenced {
-            number: self.epoch.next,
-        });
-        let items = batch.into_iter().map(|(item, _)| item).collect();
-        self.shared
-            .state()
-            .fail_all(&error, items, &self.shared.space);
-    }
-
     /// The old epoch's objects stay as they are: recordings in them are sealed from there, or recovered.
     async fn begin_new_epoch(&mut self) -> Result<(), StoreError> {
         let index = self.epoch.index.saturating_add(1);
         loop {
             match claim(&self.shared, index, Some(self.epoch.id), Patience::Tries(1)).await {
                 Ok(epoch) => {
-                    self.epoch = epoch;
+                    let ended = std::mem::replace(&mut self.epoch, epoch);
+                    self.ended_epochs.insert(ended.index, ended.id);
+                    self.shared.state().handle_commit();
                     return Ok(());
                 }
                 Err(error) if self.shared.state().is_finishing() => return Err(error),
                 Err(error) => {
+                    self.shared.note_trouble(&error);
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
                         "no new epoch yet; it will be tried again"
@@ -307,37 +314,29 @@ impl Committer {
             }
         }
     }
+}
 
-    /// Removes what a durable object says is not needed: never the opener, never what only memory says.
-    /// True when something is left to trim.
-    fn trim(&mut self, oldest_needed: JournalNumber) -> bool {
-        let from = self.epoch.trimmed.max(JournalNumber::OPENER.next()).0;
-        let to = oldest_needed.0.min(from.saturating_add(TRIM_AT_ONCE_MAX));
-        if from >= to {
-            return false;
+/// Says that the store is stalled while `commit` goes on past the limit: it is the probe that finds the store back.
+async fn watch_for_stall<T>(shared: &Shared, commit: impl Future<Output = T>) -> T {
+    let limit = shared.config.store_stall_limit;
+    let started = shared.state().unproven_since();
+    let stalls_at = started.and_then(|started| started.checked_add(limit));
+    let mut commit = std::pin::pin!(commit);
+    if let Some(stalls_at) = stalls_at {
+        tokio::select! {
+            biased;
+            done = &mut commit => return done,
+            () = tokio::time::sleep_until(stalls_at.into()) => {}
         }
-        self.epoch.trimmed = JournalNumber(to);
-        let (shared, epoch) = (Arc::clone(&self.shared), self.epoch.id);
-        let removal = async move {
-            for number in from..to {
-                let name = layout::journal_object(
-                    &shared.config.recorder(),
-                    &epoch,
-                    JournalNumber(number),
-                );
-                if let Err(error) = shared.objects.store().delete(&name).await {
-                    tracing::warn!(%name, %error, "a journal object that is not needed stays");
-                }
-            }
-        };
-        self.shared.tasks.spawn_on(removal, &self.shared.runtime);
-        to < oldest_needed.0
+        let cause = shared.last_trouble();
+        shared.state().handle_stall(limit, cause);
     }
+    commit.await
 }
 
 fn encode_object(
     header: &ObjectHeader,
-    batch: Vec<BatchItem>,
+    batch: Batch,
     compressor: &mut Compressor,
 ) -> Result<Encoded, StoreError> {
     let failed = |source| StoreError::Journal {
@@ -345,17 +344,46 @@ fn encode_object(
         source,
     };
     let mut writer = ObjectWriter::new(header);
-    let mut placed = Vec::with_capacity(batch.len());
-    for item in batch {
+    let mut placed = Placed::default();
+    let mut copies = BTreeMap::<RecordingId, Vec<Move>>::new();
+    for one in batch.moves {
+        copies.entry(one.id).or_default().push(one);
+    }
+    // Copies go right before the new bytes of the same recording: its frames stand side by side.
+    for item in batch.items {
+        for one in copies.remove(&item.id).unwrap_or_default() {
+            let frames = push_copy(&mut writer, &one).map_err(failed)?;
+            placed.moves.push((one, frames));
+        }
         let frames = push_frames(&mut writer, &item, compressor).map_err(failed)?;
-        placed.push((item, frames));
+        placed.items.push((item, frames));
+    }
+    for one in copies.into_values().flatten() {
+        let frames = push_copy(&mut writer, &one).map_err(failed)?;
+        placed.moves.push((one, frames));
+    }
+    for frame in batch.events {
+        let start = position(&writer).map_err(failed)?;
+        let nobody = RecordingId::from_bytes([0; RecordingId::BYTES]);
+        let (kind, offset) = (FrameKind::Event, StreamOffset(0));
+        writer
+            .push(Some(&mut *compressor), kind, nobody, offset, &frame.bytes)
+            .map_err(failed)?;
+        let end = position(&writer).map_err(failed)?;
+        placed.events.push((frame, start..end));
     }
     let (bytes, digest) = writer.finish();
     Ok(Encoded {
         bytes,
         digest,
-        batch: placed,
+        placed,
     })
+}
+
+fn push_copy(writer: &mut ObjectWriter, one: &Move) -> Result<Range<u32>, ObjectError> {
+    let start = position(writer)?;
+    writer.push_encoded(&one.frames, one.frame_count)?;
+    Ok(start..position(writer)?)
 }
 
 /// Writes the frames of one recording side by side; returns where.
@@ -365,43 +393,23 @@ fn push_frames(
     compressor: &mut Compressor,
 ) -> Result<Range<u32>, ObjectError> {
     let start = position(writer)?;
+    let offset = item.offset;
+    let mut push = |kind, offset, bytes: &[u8]| {
+        writer.push(Some(&mut *compressor), kind, item.id, offset, bytes)
+    };
     if let Some(open) = &item.open {
-        writer.push(
-            Some(&mut *compressor),
-            FrameKind::Open,
-            item.id,
-            StreamOffset(0),
-            open,
-        )?;
+        push(FrameKind::Open, StreamOffset(0), open)?;
     }
-    let mut offset = item.offset.0;
+    let mut end = offset.0;
     for piece in item.data.chunks(FRAME_PLAIN_BYTES_MAX) {
-        writer.push(
-            Some(&mut *compressor),
-            FrameKind::Data,
-            item.id,
-            StreamOffset(offset),
-            piece,
-        )?;
-        offset = offset.saturating_add(u64::try_from(piece.len()).unwrap_or_default());
+        push(FrameKind::Data, StreamOffset(end), piece)?;
+        end = end.saturating_add(u64::try_from(piece.len()).unwrap_or_default());
     }
     for record in &item.records {
-        writer.push(
-            Some(&mut *compressor),
-            record.kind,
-            item.id,
-            record.offset,
-            &record.bytes,
-        )?;
+        push(record.kind, record.offset, &record.bytes)?;
     }
     if let Some(close) = &item.close {
-        writer.push(
-            Some(&mut *compressor),
-            FrameKind::Close,
-            item.id,
-            StreamOffset(offset),
-            close,
-        )?;
+        push(FrameKind::Close, StreamOffset(end), close)?;
     }
     Ok(start..position(writer)?)
 }

@@ -6,6 +6,7 @@
 //! journal/<recorder>/<epoch>/<10 digits>                         group commits
 //! recordings/<uploader>/<yyyy-mm-dd>/<hhmmss.mmmZ>-<id>.json     the manifest
 //! recordings/…/<hhmmss.mmmZ>-<id>.<attempt>.<n>.cast             segment n of one seal attempt
+//! events/<uploader>/<yyyy-mm-dd>/<hhmm>-<id>.ndjson              events, named by the first of them
 //! ```
 //!
 //! Invariant: nothing that an uploader claims enters a name; its StableID, which control gives, does so escaped;
@@ -16,7 +17,7 @@ use jiff::tz::TimeZone;
 use object_store::path::Path;
 use sha2::{Digest, Sha256};
 
-use crate::ids::{AttemptId, EpochId, JournalNumber, RecorderId, RecordingId};
+use crate::ids::{AttemptId, EpochId, EventId, JournalNumber, RecorderId, RecordingId};
 
 /// An escaped StableID longer than this is cut and gets a digest: file systems take names of 255 bytes.
 const UPLOADER_CHARS_MAX: usize = 120;
@@ -92,6 +93,15 @@ pub(super) fn segment(
         "{}.{attempt}.{index}.cast",
         recording(uploader, received_at, id)
     ))
+}
+
+/// Events of one uploader, the first of which is `first`.
+pub(super) fn events(uploader: &str, received_at: Timestamp, first: &EventId) -> Path {
+    let time = received_at.to_zoned(TimeZone::UTC);
+    let day = time.strftime("%Y-%m-%d");
+    let clock = time.strftime("%H%M");
+    let uploader = escape(uploader);
+    Path::from(format!("events/{uploader}/{day}/{clock}-{first}.ndjson"))
 }
 
 /// Whether `name` is the manifest of a recording, and of which.

@@ -42,6 +42,11 @@ pub(crate) trait DiskSync: std::fmt::Debug + Send + Sync {
 
     /// Where the store is, if the operating system knows of it and can lock it.
     fn root(&self) -> Option<&FsPath>;
+
+    /// How many bytes an unprivileged process may still write to it.
+    ///
+    /// Fails with [`StoreError::DiskFree`].
+    fn free_bytes(&self) -> BoxFuture<'_, Result<u64, StoreError>>;
 }
 
 /// A directory that holds a store.
@@ -126,6 +131,18 @@ impl DiskSync for LocalDisk {
 
     fn root(&self) -> Option<&FsPath> {
         Some(&self.root)
+    }
+
+    fn free_bytes(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        let root = self.root.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let status = rustix::fs::statvfs(&root).map_err(|errno| StoreError::DiskFree {
+                path: root,
+                source: errno.into(),
+            })?;
+            Ok(status.f_bavail.saturating_mul(status.f_frsize))
+        });
+        Box::pin(async { asked.await.map_err(|_| StoreError::TaskLost)? })
     }
 }
 

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 pub(super) struct Wish {
     /// Bytes of recordings.
     pub(super) pending_bytes: usize,
-    /// An upload has filled its buffer, or is about to.
-    pub(super) crowded: bool,
+    /// It does not wait for the interval: an upload has filled its buffer or is about to, or an event's sender waits.
+    pub(super) at_once: bool,
 }
 
 /// The pace of one journal.
@@ -42,7 +42,7 @@ impl Pace {
 
     /// When the wished commit is due; not later than `now` means at once.
     pub(super) fn due(&self, now: Instant, wish: Wish) -> Instant {
-        if self.behind || wish.crowded || wish.pending_bytes >= self.bytes_max {
+        if self.behind || wish.at_once || wish.pending_bytes >= self.bytes_max {
             return now;
         }
         let next = self
@@ -61,7 +61,7 @@ mod tests {
     fn bytes(pending_bytes: usize) -> Wish {
         Wish {
             pending_bytes,
-            crowded: false,
+            at_once: false,
         }
     }
 
@@ -91,7 +91,7 @@ mod tests {
         pace.handle_commit(start, false);
         let wish = Wish {
             pending_bytes: 1,
-            crowded: true,
+            at_once: true,
         };
         assert_eq!(pace.due(start, wish), start);
     }

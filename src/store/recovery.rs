@@ -16,13 +16,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::error::StoreError;
-use super::{Shared, Store};
+use super::{Shared, Store, events};
 use crate::ids::{EpochId, JournalNumber, RecorderId, RecordingId};
+use epoch::Reading;
+pub(super) use epoch::close_spent;
 use epochs::Listed;
 pub(super) use fencing::fence_object;
 pub(super) use lock::{RecorderLock, hold_lock};
@@ -81,6 +82,8 @@ pub struct RecoveryStats {
     pub bytes: u64,
     /// Journal objects that were lost or damaged.
     pub objects_damaged: u64,
+    /// Events that stood in their journals and in no object.
+    pub events_rolled: u64,
 }
 
 /// What is watched: the counts, and why the last pass failed.
@@ -109,23 +112,6 @@ impl Store {
     }
 }
 
-/// Hands the events of a dead epoch over: when this returns, each of them is durable outside the journal, exactly once however
-/// often it is called with the same ones. An epoch whose events were not taken is never trimmed.
-///
-/// # Errors
-/// Any: recovery of the epoch is tried again later.
-#[expect(clippy::unused_async, reason = "rolling events is IO")]
-async fn recovered_events(
-    _shared: &Arc<Shared>,
-    name: &str,
-    events: Vec<Bytes>,
-) -> Result<(), StoreError> {
-    if events.is_empty() {
-        return Ok(());
-    }
-    Err(StoreError::EventsLeft { name: name.into() })
-}
-
 /// One run of recovery: what it remembers between two passes.
 pub(super) struct Recovery {
     shared: Arc<Shared>,
@@ -145,6 +131,13 @@ struct Watched {
     absences: u32,
     /// It moved, or its lock is held.
     lives: bool,
+}
+
+/// An epoch whose recorder is dead.
+struct DeadEpoch {
+    listed: Listed,
+    /// Held until it is closed.
+    _lock: Option<RecorderLock>,
 }
 
 /// What is known of a recorder.
@@ -204,20 +197,26 @@ impl Recovery {
         let own = self.shared.config.recorder();
         let mut failure = None;
         let mut undecided = false;
+        let mut dead = BTreeMap::<RecorderId, Vec<DeadEpoch>>::new();
         for listed in epochs::list(&self.shared).await? {
             if self.closed.contains(&listed.epoch) || self.shared.is_own_epoch(&listed.epoch) {
                 continue;
             }
             match self.look_at(&own, &listed).await {
                 Ok(Holder::Dead(lock)) => {
-                    let closed = self.close_epoch(&listed).await;
-                    drop(lock);
-                    failure = closed.err().or(failure);
+                    let dead = dead.entry(listed.recorder).or_default();
+                    dead.push(DeadEpoch {
+                        listed,
+                        _lock: lock,
+                    });
                 }
                 Ok(Holder::Lives) => {}
                 Ok(Holder::Watched) => undecided = true,
                 Err(error) => failure = Some(error),
             }
+        }
+        for epochs in dead.into_values() {
+            failure = self.close_epochs(epochs).await.err().or(failure);
         }
         if failure.is_none() {
             // Nothing is left half done, so no manifest of ours is met again.
@@ -284,26 +283,51 @@ impl Recovery {
         watched
     }
 
-    async fn close_epoch(&mut self, listed: &Listed) -> Result<(), StoreError> {
-        let outcome = epoch::close(&self.shared, listed, &mut self.found, &mut self.sealed).await?;
-        self.closed.insert(listed.epoch);
-        if let epoch::Outcome::Closed(counts) = outcome {
-            tracing::info!(
-                recorder = %listed.recorder,
-                epoch = %listed.epoch,
-                recordings = counts.recordings_found,
-                "a dead epoch is closed"
-            );
-            self.shared.recovery.send_modify(|status| {
-                let stats = &mut status.stats;
-                let add = |to: &mut u64, more: u64| *to = to.saturating_add(more);
-                add(&mut stats.epochs_closed, 1);
-                add(&mut stats.recordings_found, counts.recordings_found);
-                add(&mut stats.recordings_adopted, counts.recordings_adopted);
-                add(&mut stats.recordings_dropped, counts.recordings_dropped);
-                add(&mut stats.objects_damaged, counts.objects_damaged);
-            });
+    /// Closes the dead epochs of one recorder. Their events are rolled together: the mark that says where events went may stand in a
+    /// later epoch than the events.
+    async fn close_epochs(&mut self, epochs: Vec<DeadEpoch>) -> Result<(), StoreError> {
+        let mut readings = Vec::new();
+        for dead in &epochs {
+            match epoch::open(&self.shared, &dead.listed, &mut self.found).await? {
+                Some(reading) => readings.push((&dead.listed, reading)),
+                None => {
+                    self.closed.insert(dead.listed.epoch);
+                }
+            }
         }
+        let frames = readings.iter_mut();
+        let frames = frames.flat_map(|(_, reading)| reading.take_events());
+        let events = events::roll_recovered(&self.shared, frames.collect()).await?;
+        // If we stop here: the events stand in objects and in the dead journals; the next pass meets the objects.
+        self.shared.recovery.send_modify(|status| {
+            let stats = &mut status.stats;
+            stats.events_rolled = stats.events_rolled.saturating_add(events.rolled);
+        });
+        let mut failure = None;
+        for (listed, reading) in readings {
+            failure = self.close_epoch(listed, reading).await.err().or(failure);
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    async fn close_epoch(&mut self, listed: &Listed, reading: Reading) -> Result<(), StoreError> {
+        let counts = epoch::close(&self.shared, listed, reading, &mut self.sealed).await?;
+        self.closed.insert(listed.epoch);
+        tracing::info!(
+            recorder = %listed.recorder,
+            epoch = %listed.epoch,
+            recordings = counts.recordings_found,
+            "a dead epoch is closed"
+        );
+        self.shared.recovery.send_modify(|status| {
+            let stats = &mut status.stats;
+            let add = |to: &mut u64, more: u64| *to = to.saturating_add(more);
+            add(&mut stats.epochs_closed, 1);
+            add(&mut stats.recordings_found, counts.recordings_found);
+            add(&mut stats.recordings_adopted, counts.recordings_adopted);
+            add(&mut stats.recordings_dropped, counts.recordings_dropped);
+            add(&mut stats.objects_damaged, counts.objects_damaged);
+        });
         Ok(())
     }
 

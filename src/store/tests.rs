@@ -1,7 +1,9 @@
 //! The store on `memory://` and `file://`, whole and with faults: one suite for both.
 
+mod compaction;
 mod cuts;
 mod durability;
+mod events;
 mod faults;
 mod faulty_store;
 mod power;
@@ -9,4 +11,5 @@ mod process;
 mod recovery;
 mod sealing;
 mod sim;
+mod stall;
 mod world;

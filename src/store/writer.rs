@@ -112,7 +112,7 @@ pub(super) async fn seal(
             }
             Err(error) if tries_left == 0 || is_final(&error) => {
                 tracing::error!(recording = %order.id, error = &error as &dyn std::error::Error, "the seal failed; the bytes stay in the journal");
-                shared.state().note_seal_failed();
+                shared.state().note_seal_failed(order.id);
                 drop(turn);
                 if !is_final(&error) {
                     retry_later(shared, order);
@@ -154,7 +154,13 @@ fn retry_later(shared: &Arc<Shared>, order: SealOrder) {
                 return;
             };
             let sealed = match job_of(&task_shared, &order) {
-                Ok(job) => attempt(&task_shared, &job).await,
+                Ok(job) => {
+                    let sealed = attempt(&task_shared, &job).await;
+                    if sealed.is_err() {
+                        task_shared.state().unpin(order.id);
+                    }
+                    sealed
+                }
                 Err(error) => Err(error),
             };
             match sealed {

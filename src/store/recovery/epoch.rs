@@ -37,13 +37,19 @@ const UNKNOWN_UPLOADER: &str = "unknown";
 /// Why a recording ended of which no end was journalled.
 const STOPPED_REASON: &str = "the recorder stopped before the upload ended";
 
-/// What closing an epoch came to.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    /// It was closed before.
-    WasClosed,
-    /// It is closed now.
-    Closed(Counts),
+/// What was read of a fenced epoch.
+pub(super) struct Reading {
+    fence: Fence,
+    index: Index,
+    /// The events in it, in the order of the journal.
+    events: Vec<Bytes>,
+}
+
+impl Reading {
+    /// The events, once.
+    pub(super) fn take_events(&mut self) -> Vec<Bytes> {
+        std::mem::take(&mut self.events)
+    }
 }
 
 /// What was met in one epoch.
@@ -61,13 +67,12 @@ enum Settled {
     Adopted,
 }
 
-/// Closes a dead epoch. `found` and `sealed` remember epochs and recordings from pass to pass, for the counts.
-pub(super) async fn close(
+/// Fences a dead epoch and reads what is needed of it; `None` when it is closed. `found` remembers epochs from pass to pass.
+pub(super) async fn open(
     shared: &Arc<Shared>,
     listed: &Listed,
     found: &mut BTreeSet<EpochId>,
-    sealed: &mut BTreeSet<RecordingId>,
-) -> Result<Outcome, StoreError> {
+) -> Result<Option<Reading>, StoreError> {
     let tail = Tail::find(shared, &listed.recorder, &listed.epoch, listed.newest).await?;
     if let Some(fence) = tail.fence.filter(Fence::is_final) {
         if listed
@@ -76,7 +81,7 @@ pub(super) async fn close(
         {
             trim(shared, listed, &fence, &[]).await?;
         }
-        return Ok(Outcome::WasClosed);
+        return Ok(None);
     }
     if found.insert(listed.epoch) {
         count(shared, |stats| &mut stats.epochs_found);
@@ -85,10 +90,18 @@ pub(super) async fn close(
     let fence = fence(shared, listed, tail).await?;
     // If we stop here: nobody can commit to the epoch any more, so what stands before the fence is all there is. Whoever
     // comes next finds the fence and goes on from here.
-    let Some(index) = read(shared, listed, &fence).await? else {
-        return Ok(Outcome::WasClosed);
-    };
-    // If we stop here: nothing but fsyncs and the hand-over of events happened, and both can be repeated.
+    read(shared, listed, fence).await
+}
+
+/// Seals and trims what was read. The events were rolled before. `sealed` remembers recordings from pass to pass, for the counts.
+pub(super) async fn close(
+    shared: &Arc<Shared>,
+    listed: &Listed,
+    reading: Reading,
+    sealed: &mut BTreeSet<RecordingId>,
+) -> Result<Counts, StoreError> {
+    let Reading { fence, index, .. } = reading;
+    // If we stop here: nothing but fsyncs and the roll of events happened, and both can be repeated.
     let mut counts = Counts {
         objects_damaged: length(index.lost.len()),
         ..Counts::default()
@@ -99,7 +112,43 @@ pub(super) async fn close(
     let marker = mark(shared, &fence).await?;
     // If we stop here: the marker says that nothing of the epoch is needed; what is left of it is removed at the next start.
     trim(shared, listed, &marker, &lost).await?;
-    Ok(Outcome::Closed(counts))
+    Ok(counts)
+}
+
+/// Closes an epoch of our own that a failed fsync ended and of which nothing is needed any more: when this returns, its fence
+/// says so, and the objects below the number returned may go, but for the opener. `newest` is the last number that was committed.
+pub(in crate::store) async fn close_spent(
+    shared: &Shared,
+    epoch: EpochId,
+    newest: JournalNumber,
+) -> Result<JournalNumber, StoreError> {
+    let recorder = shared.config.recorder();
+    let tail = Tail::find(shared, &recorder, &epoch, newest).await?;
+    if let Some(fence) = tail.fence {
+        let name = layout::journal_object(&recorder, &epoch, tail.number);
+        // A fence that leaves something to do is another recorder's, and so is the rest.
+        return match fence.is_final() {
+            true => shared.objects.sync(&name).await.map(|()| tail.number),
+            false => Err(StoreError::ForeignObject {
+                name: name.to_string(),
+            }),
+        };
+    }
+    let number = tail.number.next();
+    let header = ObjectHeader {
+        recorder,
+        epoch,
+        number,
+        previous: tail.digest,
+        oldest_needed: number,
+    };
+    match fencing::place(shared, &header, FenceReason::Closed).await? {
+        Placed::Fence { .. } => Ok(number),
+        // Nobody but us commits to it, and we do not any more.
+        Placed::Lost => Err(StoreError::ForeignObject {
+            name: layout::journal_object(&recorder, &epoch, number).to_string(),
+        }),
+    }
 }
 
 /// Takes the next number from the epoch's recorder. When this returns, the fence is durable.
@@ -164,16 +213,17 @@ async fn oldest_needed(
 async fn read(
     shared: &Arc<Shared>,
     listed: &Listed,
-    fence: &Fence,
-) -> Result<Option<Index>, StoreError> {
+    fence: Fence,
+) -> Result<Option<Reading>, StoreError> {
     let mut index = Index::default();
+    let mut events_by_object = Vec::new();
     let first = fence.header.oldest_needed.max(JournalNumber::OPENER.next());
     let mut expected = Some(fence.header.previous);
     for number in (first.0..fence.header.number.0).rev().map(JournalNumber) {
         let name = layout::journal_object(&listed.recorder, &listed.epoch, number);
         let (bytes, stored_at) = match tail::read(shared, &name).await? {
             Read::Whole { bytes, stored_at } => (bytes, stored_at),
-            Read::Absent if is_marked(shared, fence).await? => return Ok(None),
+            Read::Absent if is_marked(shared, &fence).await? => return Ok(None),
             Read::Absent | Read::Damaged { .. } => {
                 tracing::error!(%name, "a journal object is lost: recordings with bytes in it have gaps");
                 index.handle_lost(number);
@@ -203,11 +253,14 @@ async fn read(
             number,
             epoch_index: u64::MAX,
         });
-        let events = index.handle_object(&place, &object, stored_at);
-        let events = events.into_iter().map(Bytes::from).collect();
-        super::recovered_events(shared, place.name.as_ref(), events).await?;
+        events_by_object.push(index.handle_object(&place, &object, stored_at));
     }
-    Ok(Some(index))
+    let events = events_by_object.into_iter().rev().flatten();
+    Ok(Some(Reading {
+        fence,
+        index,
+        events: events.map(Bytes::from).collect(),
+    }))
 }
 
 /// Whether the marker stands behind the fence: everything of the epoch is sealed, and may be gone.

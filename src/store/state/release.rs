@@ -18,10 +18,15 @@ impl State {
         let Some(entry) = self.recordings.get_mut(&id) else {
             return;
         };
+        let ledger = &mut self.ledger;
         entry.spans.retain(|kept| {
             let is_kept =
                 |gone: &Span| !Arc::ptr_eq(&gone.object, &kept.object) || gone.bytes != kept.bytes;
-            spans.iter().all(is_kept)
+            let stays = spans.iter().all(is_kept);
+            if !stays {
+                ledger.release(kept.object.key(), kept.bytes_len(), false);
+            }
+            stays
         });
         self.trim_due = true;
     }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 use object_store::path::Path;
@@ -10,7 +11,7 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
     ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore, watch};
 
 /// What happens to one put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,15 @@ impl Fault {
     ];
 }
 
+/// How a backend is down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outage {
+    /// Puts fail with what the operating system says.
+    Says(std::io::ErrorKind),
+    /// Puts are not answered before it is over; then they are carried out, if somebody still waits.
+    Hangs,
+}
+
 #[derive(Debug)]
 pub(super) struct FaultyStore {
     inner: Arc<dyn ObjectStore>,
@@ -42,31 +52,65 @@ pub(super) struct FaultyStore {
     puts: Mutex<Vec<String>>,
     /// Puts to the journal wait for a permit while this is closed to them.
     gate: Mutex<Option<Arc<Semaphore>>>,
+    /// Every put fails so until it is over.
+    outage: watch::Sender<Option<Outage>>,
+    /// From this put on nothing is answered; whether that one is carried out.
+    dies_at: Mutex<Option<(usize, bool)>>,
+    died: Notify,
+    /// How long the backend takes for a put of the journal, also when nobody waits for its answer.
+    latency: Mutex<Duration>,
     overwrites: bool,
 }
 
 impl FaultyStore {
     pub(super) fn new(inner: Arc<dyn ObjectStore>) -> Arc<Self> {
-        let (faults, puts, gate) = Default::default();
-        Arc::new(Self {
-            inner,
-            faults,
-            puts,
-            gate,
-            overwrites: false,
-        })
+        Arc::new(Self::healthy(inner))
     }
 
     /// A backend that ignores create-if-absent.
     pub(super) fn overwriting(inner: Arc<dyn ObjectStore>) -> Arc<Self> {
-        let (faults, puts, gate) = Default::default();
         Arc::new(Self {
-            inner,
-            faults,
-            puts,
-            gate,
             overwrites: true,
+            ..Self::healthy(inner)
         })
+    }
+
+    fn healthy(inner: Arc<dyn ObjectStore>) -> Self {
+        Self {
+            inner,
+            faults: Mutex::default(),
+            puts: Mutex::default(),
+            gate: Mutex::default(),
+            outage: watch::Sender::default(),
+            dies_at: Mutex::default(),
+            died: Notify::new(),
+            latency: Mutex::default(),
+            overwrites: false,
+        }
+    }
+
+    /// Begins an outage, or ends it.
+    pub(super) fn set_outage(&self, outage: Option<Outage>) {
+        self.outage.send_replace(outage);
+    }
+
+    /// After `puts` more puts the process is to die; the last of them is carried out or not. [`Self::died`] says when.
+    pub(super) fn die_after(&self, puts: usize, persists: bool) {
+        let at = self.puts_of("") + puts;
+        *self.dies_at.lock().unwrap() = Some((at, persists));
+    }
+
+    pub(super) async fn died(&self) {
+        self.died.notified().await;
+    }
+
+    /// Another process takes over.
+    pub(super) fn revive(&self) {
+        *self.dies_at.lock().unwrap() = None;
+    }
+
+    pub(super) fn set_latency(&self, latency: Duration) {
+        *self.latency.lock().unwrap() = latency;
     }
 
     /// The backend without faults, gate and counts.
@@ -144,6 +188,41 @@ impl ObjectStore for FaultyStore {
                 .filter(|_| name.as_ref().starts_with("journal/"));
             if let Some(gate) = gate {
                 gate.acquire().await.unwrap().forget();
+            }
+            let dies_at = *self.dies_at.lock().unwrap();
+            if let Some((at, persists)) = dies_at
+                && self.puts_of("") >= at
+            {
+                if persists && self.puts_of("") == at {
+                    self.inner.put_opts(name, payload, options).await?;
+                }
+                self.died.notify_one();
+                return std::future::pending().await;
+            }
+            let outage = *self.outage.borrow();
+            match outage {
+                Some(Outage::Hangs) => {
+                    let mut outage = self.outage.subscribe();
+                    outage.wait_for(Option::is_none).await.unwrap();
+                }
+                Some(Outage::Says(kind)) => {
+                    let source = Box::new(std::io::Error::from(kind));
+                    return Err(Error::Generic {
+                        store: "faulty",
+                        source,
+                    });
+                }
+                None => {}
+            }
+            let latency = *self.latency.lock().unwrap();
+            if latency > Duration::ZERO && name.as_ref().starts_with("journal/") {
+                // The backend goes on when its client has hung up.
+                let (inner, name) = (Arc::clone(&self.inner), name.clone());
+                let put = tokio::spawn(async move {
+                    tokio::time::sleep(latency).await;
+                    inner.put_opts(&name, payload, options).await
+                });
+                return put.await.unwrap();
             }
             let mut options = options;
             if self.overwrites {

@@ -19,6 +19,7 @@ use object_store::{
     PutResult, Result, UploadPart,
 };
 
+use super::super::super::StoreError;
 use super::super::super::local_disk::DiskSync;
 use super::model_disk::{Inode, ModelDisk};
 use super::process::Process;
@@ -253,6 +254,10 @@ impl DiskSync for ModelStore {
     /// No lock of an operating system: who lives is told by time alone, as on a network.
     fn root(&self) -> Option<&std::path::Path> {
         None
+    }
+
+    fn free_bytes(&self) -> BoxFuture<'_, std::result::Result<u64, StoreError>> {
+        Box::pin(async { Ok(u64::MAX) })
     }
 }
 

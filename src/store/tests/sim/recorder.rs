@@ -149,7 +149,9 @@ impl Recorder {
             .state()
             .halt(StoreError::Fenced { number }, &shared.space);
         senders.shutdown().await;
-        let committer = store.committer.0.lock().await.take();
+        store.committer.stop.cancel();
+        store.committer.roller.abort();
+        let committer = store.committer.committer.lock().await.take();
         if let Some(task) = committer {
             task.abort();
         }
