@@ -67,6 +67,7 @@ struct Tally {
     recovered: u64,
     gaps_flagged: u64,
     cut: u64,
+    events: u64,
     acked_bytes: u64,
     crashes: u64,
     power_cuts: u64,
@@ -244,6 +245,7 @@ async fn play(world: &Arc<World>, mut dice: Dice) -> Result<(), String> {
         tally.recovered = sealed.recovered;
         tally.gaps_flagged = sealed.gaps_flagged;
         tally.cut = sealed.cut;
+        tally.events = sealed.events;
     });
     Ok(())
 }
@@ -291,7 +293,7 @@ fn no_seed_loses_an_acked_byte() {
         all.add(&run.tally);
     }
     println!(
-        "simulation: {seeds} seeds, {} recordings, {} acked bytes, 0 lost, 0 gaps unflagged, {} complete, {} recovered, {} cut, {} gaps flagged, \
+        "simulation: {seeds} seeds, {} recordings, {} acked bytes, 0 lost, 0 gaps unflagged, {} complete, {} recovered, {} cut, {} gaps flagged, {} events, \
          {} crashes, {} power cuts, {} takeovers, {} zombies",
         all.recordings,
         all.acked_bytes,
@@ -299,6 +301,7 @@ fn no_seed_loses_an_acked_byte() {
         all.recovered,
         all.cut,
         all.gaps_flagged,
+        all.events,
         all.crashes,
         all.power_cuts,
         all.takeovers,
@@ -332,6 +335,7 @@ impl Tally {
         self.complete += other.complete;
         self.recovered += other.recovered;
         self.cut += other.cut;
+        self.events += other.events;
         self.gaps_flagged += other.gaps_flagged;
         self.acked_bytes += other.acked_bytes;
         self.crashes += other.crashes;

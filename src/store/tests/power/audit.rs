@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-use super::ledger::Ledger;
-use crate::ids::{EpochId, RecorderId, RecordingId};
+use super::ledger::{Events, Ledger};
+use crate::ids::{EpochId, EventId, RecorderId, RecordingId};
 use crate::recording::frame::FrameKind;
 use crate::recording::journal_object::{JournalObject, ObjectDigest, digest_of};
 use crate::recording::manifest::Manifest;
@@ -140,7 +140,7 @@ impl Objects {
     /// After recovery: each acked byte is sealed, once, in order, and the manifests say what is true.
     pub(in super::super) fn seal_what_was_acked(&self, ledger: &Ledger) -> Result<Sealed, String> {
         let manifests = self.manifests()?;
-        let ledger = ledger.sent();
+        let (ledger, events) = (ledger.sent(), ledger.events());
         let mut sealed = Sealed::default();
         if let Some(unknown) = manifests.keys().find(|id| !ledger.contains_key(id)) {
             return Err(format!("recording {unknown} was never begun"));
@@ -176,7 +176,37 @@ impl Objects {
             sealed.cut += u64::from(is_cut(manifest));
             sealed.gaps_flagged += u64::from(has("gaps"));
         }
+        sealed.events = self.hold_every_event_once(&events)?;
         Ok(sealed)
+    }
+
+    /// Each acked event is one line below `events/`, its body verbatim; an event that was not acked is one at most.
+    fn hold_every_event_once(&self, events: &Events) -> Result<u64, String> {
+        let mut stored = BTreeMap::<EventId, String>::new();
+        let mut bodies = BTreeSet::new();
+        for (name, bytes) in &self.0 {
+            if !name.starts_with("events/") {
+                continue;
+            }
+            let text = std::str::from_utf8(bytes).map_err(|error| format!("{name}: {error}"))?;
+            for line in text.lines() {
+                let parsed: EventLine<'_> =
+                    serde_json::from_str(line).map_err(|error| format!("{name}: {error}"))?;
+                let body = parsed.event.get().to_owned();
+                if !events.sent.contains(&body) {
+                    return Err(format!("{name}: event {} was never sent", parsed.id));
+                }
+                if !bodies.insert(body.clone()) || stored.insert(parsed.id, body).is_some() {
+                    return Err(format!("{name}: event {} is stored twice", parsed.id));
+                }
+            }
+        }
+        for (id, body) in &events.acked {
+            if stored.get(id) != Some(body) {
+                return Err(format!("event {id} is acked and not stored"));
+            }
+        }
+        Ok(events.acked.len() as u64)
     }
 
     /// Where the stored stream ends. Every byte of it is the one that was sent at its place; what is missing is not acked, and
@@ -247,6 +277,15 @@ pub(in super::super) struct Sealed {
     pub(in super::super) recovered: u64,
     pub(in super::super) gaps_flagged: u64,
     pub(in super::super) cut: u64,
+    pub(in super::super) events: u64,
+}
+
+/// What the auditor reads of a line.
+#[derive(serde::Deserialize)]
+struct EventLine<'a> {
+    id: EventId,
+    #[serde(borrow)]
+    event: &'a serde_json::value::RawValue,
 }
 
 /// Its segments are of more than one attempt: the first were written while it ran.

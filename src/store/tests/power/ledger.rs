@@ -3,18 +3,30 @@
 //! Invariant: a byte is written down before it is sent, an ack when it was seen; nothing is ever taken back. Called by
 //! `power.rs` and the simulation, judged against the store by `audit.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::super::super::{Durable, End, RecordingHandle, SealedRecording, Store, StoreError};
+use super::super::super::{
+    Durable, End, Event, Opening, RecordingHandle, SealedRecording, Store, StoreError,
+};
 use super::super::world::{clean_end, opening};
-use crate::ids::RecordingId;
+use crate::ids::{EventId, RecordingId};
 
 #[derive(Debug, Default)]
-pub(in super::super) struct Ledger(Mutex<BTreeMap<RecordingId, Sent>>);
+pub(in super::super) struct Ledger {
+    recordings: Mutex<BTreeMap<RecordingId, Sent>>,
+    events: Mutex<Events>,
+}
+
+/// Events: no two have the same body.
+#[derive(Debug, Default)]
+pub(in super::super) struct Events {
+    pub(in super::super) sent: BTreeSet<String>,
+    pub(in super::super) acked: BTreeMap<EventId, String>,
+}
 
 /// One recording as its sender knows it.
 #[derive(Debug)]
@@ -35,7 +47,36 @@ impl Sent {
 
 impl Ledger {
     pub(in super::super) fn sent(&self) -> MutexGuard<'_, BTreeMap<RecordingId, Sent>> {
-        self.0.lock().unwrap()
+        self.recordings.lock().unwrap()
+    }
+
+    pub(in super::super) fn events(&self) -> MutexGuard<'_, Events> {
+        self.events.lock().unwrap()
+    }
+
+    /// Sends an event; it is acked when this returns its id.
+    pub(in super::super) async fn record_event(
+        &self,
+        store: &Store,
+        body: String,
+    ) -> Result<EventId, StoreError> {
+        assert!(
+            self.events().sent.insert(body.clone()),
+            "{body} was sent before"
+        );
+        let Opening {
+            received_at,
+            uploader,
+            ..
+        } = opening();
+        let event = Event {
+            received_at,
+            uploader,
+            body: body.clone().into(),
+        };
+        let id = store.record_event(event).await?;
+        self.events().acked.insert(id, body);
+        Ok(id)
     }
 
     /// Bytes acked of all recordings.

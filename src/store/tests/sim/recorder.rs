@@ -123,6 +123,9 @@ impl Recorder {
             for _ in 0..=dice.below(3) {
                 senders.spawn(send(self.clone(), store.clone(), dice.fork()));
             }
+            if dice.one_in(3) {
+                senders.spawn(report(self.clone(), store.clone(), dice.fork()));
+            }
             let pause = dice.millis(500, 30_000);
             let now = tokio::time::Instant::now();
             if closes && now + pause >= end {
@@ -216,6 +219,21 @@ async fn send(recorder: Recorder, store: Store, mut dice: Dice) {
             let told = sealed.map(|sealed| sealed.bytes);
             let told = told.map_err(|error| error.with_causes());
             recorder.note(&format!("recording {id} finished: {told:?}"));
+        }
+    }
+}
+
+/// One sender of events.
+async fn report(recorder: Recorder, store: Store, mut dice: Dice) {
+    for _ in 0..=dice.below(8) {
+        tokio::time::sleep(dice.millis(0, 5_000)).await;
+        let number = dice.next();
+        let padding = "x".repeat(usize::try_from(dice.below(300)).unwrap());
+        let body = format!("{{\"n\":{number},\"pad\":\"{padding}\"}}");
+        let ledger = &recorder.world.ledger;
+        match ledger.record_event(&store, body).await {
+            Ok(id) => recorder.note(&format!("event {id} is acked")),
+            Err(error) => recorder.note(&format!("event {number}: {}", error.with_causes())),
         }
     }
 }
