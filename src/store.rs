@@ -51,7 +51,7 @@ pub use handle::{Durable, End, Opening, RecordingHandle, SealedRecording};
 pub use health::StoreHealth;
 use journal::Committer;
 pub use ledger::CompactionLimits;
-use local_disk::LocalDisk;
+use local_disk::{DiskSync, LocalDisk};
 use recovery::{RecorderLock, Recovery};
 pub use recovery::{RecoveryState, RecoveryStats};
 use state::State;
@@ -390,11 +390,11 @@ impl Store {
     /// [`StoreError`] when the backend cannot keep the promises (file system or create-if-absent), or is out of reach.
     pub async fn open(config: StoreConfig) -> Result<Self, StoreError> {
         let rng = ChaCha20Rng::from_rng(rand_core::OsRng).map_err(StoreError::DrawRandomness)?;
-        let (objects, disk): (Arc<dyn ObjectStore>, _) = match &config.url {
+        let (objects, disk): (Arc<dyn ObjectStore>, Option<Arc<dyn DiskSync>>) = match &config.url {
             StoreUrl::Memory => (Arc::new(InMemory::new()), None),
             StoreUrl::Local(root) => {
                 let disk = LocalDisk::prepare(root.clone(), config.recorder()).await?;
-                (disk.objects(), Some(disk))
+                (disk.objects(), Some(Arc::new(disk)))
             }
         };
         Self::open_with(config, objects, disk, rng, Timestamp::now).await
@@ -404,7 +404,7 @@ impl Store {
     pub(crate) async fn open_with(
         config: StoreConfig,
         objects: Arc<dyn ObjectStore>,
-        disk: Option<LocalDisk>,
+        disk: Option<Arc<dyn DiskSync>>,
         mut rng: ChaCha20Rng,
         wall_clock: fn() -> Timestamp,
     ) -> Result<Self, StoreError> {

@@ -69,7 +69,7 @@ impl Store {
         // Nobody's journal has this name, so creates of a recorder that runs are left alone.
         let nobody = RecorderId::from_log_key(b"nobody");
         let disk = LocalDisk::prepare(root.clone(), nobody).await?;
-        let objects = Objects::new(disk.objects(), Some(disk));
+        let objects = Objects::new(disk.objects(), Some(Arc::new(disk)));
         probe::prove_create_is_exclusive(&objects, &mut rng).await
     }
 }

@@ -4,7 +4,7 @@
 //! retry but ours. Called by the journal, the probe and the writer for every object that counts.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::error::StoreError;
 use super::fence::{Found, Next, Resolution, Sent};
-use super::local_disk::LocalDisk;
+use super::local_disk::DiskSync;
 
 /// How long one create, or one read of a small object, may take before it counts as unanswered.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,12 +48,19 @@ pub(super) enum Patience {
 #[derive(Debug, Clone)]
 pub(super) struct Objects {
     store: Arc<dyn ObjectStore>,
-    disk: Option<LocalDisk>,
+    disk: Option<Arc<dyn DiskSync>>,
+    /// A write has failed: an fsync may have, and a directory may pass for clean that is not.
+    troubled: Arc<AtomicBool>,
 }
 
 impl Objects {
-    pub(super) fn new(store: Arc<dyn ObjectStore>, disk: Option<LocalDisk>) -> Self {
-        Self { store, disk }
+    pub(super) fn new(store: Arc<dyn ObjectStore>, disk: Option<Arc<dyn DiskSync>>) -> Self {
+        let troubled = Arc::default();
+        Self {
+            store,
+            disk,
+            troubled,
+        }
     }
 
     pub(super) fn store(&self) -> &dyn ObjectStore {
@@ -62,12 +69,17 @@ impl Objects {
 
     /// Where the objects are on a local disk, if they are.
     pub(super) fn disk_root(&self) -> Option<std::path::PathBuf> {
-        self.disk.as_ref().map(|disk| disk.root().to_path_buf())
+        self.disk.as_ref()?.root().map(std::path::Path::to_path_buf)
+    }
+
+    /// A write has failed, in whatever way: from now on directories are written whole.
+    pub(super) fn note_trouble(&self) {
+        self.troubled.store(true, Ordering::Relaxed);
     }
 
     /// The disk below, if there is one.
-    pub(super) const fn disk(&self) -> Option<&LocalDisk> {
-        self.disk.as_ref()
+    pub(super) fn disk(&self) -> Option<&dyn DiskSync> {
+        self.disk.as_deref()
     }
 
     /// Fsyncs an object and every directory on the way to it, if there is a disk below: a create answers for the
@@ -79,8 +91,13 @@ impl Objects {
         let Some(disk) = &self.disk else {
             return Ok(());
         };
-        disk.sync(name)
-            .await
+        let synced = if self.troubled.load(Ordering::Relaxed) {
+            disk.sync_anew(name).await
+        } else {
+            disk.sync(name).await
+        };
+        synced
+            .inspect_err(|_| self.note_trouble())
             .map_err(|source| StoreError::SyncFailed {
                 name: name.to_string(),
                 source: Some(source),
@@ -129,6 +146,7 @@ impl Objects {
                     sends.fetch_add(1, Ordering::Relaxed);
                     let (sent, error) = self.send(name, bytes, &mut late).await;
                     if let Some(error) = error {
+                        self.note_trouble();
                         tracing::warn!(%name, error = error.with_causes(), "create failed; it will be tried again");
                         trouble(&error);
                         tries_left.spend(|| error)?;
@@ -155,7 +173,7 @@ impl Objects {
                 Next::SyncThenDurable => {
                     // If we stop here, the object may vanish with the power: nothing was counted yet.
                     if let Some(disk) = &self.disk
-                        && let Err(source) = disk.sync(name).await
+                        && let Err(source) = disk.sync_anew(name).await
                     {
                         return Ok(Created::Poisoned(Some(source)));
                     }

@@ -208,7 +208,7 @@ async fn roll(shared: &Shared, order: RollOrder) -> Result<(), StoreError> {
     }
     // If we stop here: nothing happened.
     let count = lines.len();
-    let objects = roll_lines(shared, &order.uploader, lines).await?;
+    let objects = roll_lines(shared, &order.uploader, lines, &mut BTreeSet::new()).await?;
     // If we stop here: the events stand in the object and in the journal, without a mark. Recovery rolls them again,
     // beginning with the same first event: it meets the object and keeps what is in it.
     shared.state().events.push(EventFrame {
@@ -248,11 +248,13 @@ impl NamedLine {
 }
 
 /// Makes the lines of one uploader durable in objects of at most 8 MiB (or one line), each named by its first line. Where
-/// such an object exists, what it holds stays there, and the rest goes on under its own first. Returns their names.
+/// such an object exists, what it holds stays there and is added to `met`, and the rest goes on under its own first. Returns
+/// their names.
 async fn roll_lines(
     shared: &Shared,
     uploader: &str,
     lines: Vec<NamedLine>,
+    met: &mut BTreeSet<EventId>,
 ) -> Result<Vec<Path>, StoreError> {
     let mut rest = lines;
     let mut names = Vec::new();
@@ -292,6 +294,7 @@ async fn roll_lines(
                 // Its maker may have died between the link and the fsync of the directory.
                 shared.objects.sync(&name).await?;
                 rest.retain(|line| !there.contains(&line.id));
+                met.extend(there);
             }
             Created::Poisoned(source) => {
                 // Nothing says that it is on the disk, and a second fsync would not tell. The journal has the events, so
@@ -319,42 +322,48 @@ pub(super) struct RecoveredEvents {
     pub(super) found: u64,
 }
 
-/// Rolls what dead epochs left: `frames` are the plain bytes of all their frames of kind `event`, in the order of the
-/// journal, marks among them. May be called again with the same frames, also by two at once: no event is stored twice.
+/// Rolls what dead epochs left: `epochs` are the plain bytes of all frames of kind `event` of each, oldest epoch first, in the order
+/// of the journal, marks among them. May be called again with the same frames, also by two at once: no event is stored twice.
 ///
-/// All dead epochs of one recorder go into one call: a mark may stand in a later epoch than the events that it is about.
+/// All dead epochs of one recorder go into one call: a mark, and an object that has none yet, may be of a later epoch than the
+/// first of the events that it is about. Each epoch is rolled into objects of its own, and the newest is to be closed first:
+/// whoever comes when only older ones are left then meets, under the first event of each, the object that holds it.
 ///
 /// # Errors
 /// Any [`StoreError`] of a create or a read: the frames are still needed. [`StoreError::EventLine`] when one of them is no
 /// event, after all others were rolled.
 pub(super) async fn roll_recovered(
     shared: &Shared,
-    frames: Vec<Bytes>,
+    epochs: Vec<Vec<Bytes>>,
 ) -> Result<RecoveredEvents, StoreError> {
-    let mut lines = BTreeMap::<String, Vec<NamedLine>>::new();
     let mut marked = BTreeSet::new();
     let mut seen = BTreeSet::new();
     let mut wrong = None;
-    for frame in frames {
-        match event::read_record(&frame) {
-            Ok(EventRecord::Rolled(rolled)) => marked.extend(rolled.objects),
-            // Its line is an object already, which was durable before the frame was sent.
-            Ok(EventRecord::Line(head)) if head.object.is_some() => {}
-            Ok(EventRecord::Line(head)) => {
-                if seen.insert(head.id) {
-                    let named = NamedLine {
-                        id: head.id,
-                        received: head.received,
-                        bytes: frame,
-                    };
-                    lines
-                        .entry(head.uploader.stable_id)
-                        .or_default()
-                        .push(named);
+    let mut lines_of_epochs = Vec::new();
+    for frames in epochs {
+        let mut lines = BTreeMap::<String, Vec<NamedLine>>::new();
+        for frame in frames {
+            match event::read_record(&frame) {
+                Ok(EventRecord::Rolled(rolled)) => marked.extend(rolled.objects),
+                // Its line is an object already, which was durable before the frame was sent.
+                Ok(EventRecord::Line(head)) if head.object.is_some() => {}
+                Ok(EventRecord::Line(head)) => {
+                    if seen.insert(head.id) {
+                        let named = NamedLine {
+                            id: head.id,
+                            received: head.received,
+                            bytes: frame,
+                        };
+                        lines
+                            .entry(head.uploader.stable_id)
+                            .or_default()
+                            .push(named);
+                    }
                 }
+                Err(error) => wrong = Some(error),
             }
-            Err(error) => wrong = Some(error),
         }
+        lines_of_epochs.push(lines);
     }
     // If we stop here: nothing happened.
     let mut done = BTreeSet::new();
@@ -366,19 +375,19 @@ pub(super) async fn roll_recovered(
         }
     }
     let mut recovered = RecoveredEvents::default();
-    for (uploader, mut lines) in lines {
+    for (uploader, mut lines) in lines_of_epochs.into_iter().flatten() {
         let all = lines.len();
         lines.retain(|line| !done.contains(&line.id));
         let rolled = lines.len();
         // If we stop here, or within: the events stand in the dead journal still; the next recovery meets the objects.
-        roll_lines(shared, &uploader, lines).await?;
+        roll_lines(shared, &uploader, lines, &mut done).await?;
         let number = |count: usize| u64::try_from(count).unwrap_or_default();
         recovered.rolled = recovered.rolled.saturating_add(number(rolled));
         recovered.found = recovered
             .found
             .saturating_add(number(all.saturating_sub(rolled)));
     }
-    // If we stop here: everything is in objects; the dead journal may be trimmed.
+    // If we stop here: everything is in objects; the dead journals may be trimmed.
     wrong.map_or(Ok(recovered), Err)
 }
 

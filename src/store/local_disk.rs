@@ -1,6 +1,6 @@
 //! The disk under a `file://` store: what object_store leaves to its caller.
 //!
-//! Invariant: after [`LocalDisk::sync`] an object and every directory on the way to it are on the disk. At start the
+//! Invariant: after [`DiskSync::sync`] an object and every directory on the way to it are on the disk. At start the
 //! leftovers of creates that were cut off are removed (hidden second hard links), and a file system that takes no
 //! hard link or fsync is refused by name. Called by [`super::Store::open`] and `create.rs`.
 
@@ -11,6 +11,7 @@ use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -25,14 +26,34 @@ const FOREIGN_LEFTOVER_AGE_MIN: Duration = Duration::from_secs(24 * 3600);
 /// The deepest directory that is searched for leftovers: names have five parts.
 const DEPTH_MAX: usize = 8;
 
+/// What lies under an object store on a disk, and has to be asked for what the disk alone can answer.
+///
+/// A trait, so that a test can put a disk there that loses its power.
+pub(crate) trait DiskSync: std::fmt::Debug + Send + Sync {
+    /// Fsyncs an object and every directory from its own to the store's.
+    ///
+    /// Fails with what the disk said: the object may then be lost, and a second sync that succeeds proves nothing.
+    fn sync<'a>(&'a self, name: &'a Path) -> BoxFuture<'a, io::Result<()>>;
+
+    /// The same when an fsync may have failed before: each directory is changed first, so that it is written whole.
+    ///
+    /// A directory whose fsync failed can pass for clean, and its names for durable, until its next change.
+    fn sync_anew<'a>(&'a self, name: &'a Path) -> BoxFuture<'a, io::Result<()>>;
+
+    /// Where the store is, if the operating system knows of it and can lock it.
+    fn root(&self) -> Option<&FsPath>;
+
+    /// How many bytes an unprivileged process may still write to it.
+    ///
+    /// Fails with [`StoreError::DiskFree`].
+    fn free_bytes(&self) -> BoxFuture<'_, Result<u64, StoreError>>;
+}
+
 /// A directory that holds a store.
 #[derive(Debug, Clone)]
 pub(crate) struct LocalDisk {
     root: PathBuf,
     files: Arc<LocalFileSystem>,
-    /// What the disk is said to have free, instead of what it has.
-    #[cfg(test)]
-    pub(super) pretended_free: Option<Arc<std::sync::atomic::AtomicU64>>,
 }
 
 impl LocalDisk {
@@ -60,8 +81,6 @@ impl LocalDisk {
             Ok(Self {
                 root,
                 files: Arc::new(files.with_fsync(true)),
-                #[cfg(test)]
-                pretended_free: None,
             })
         });
         prepared.await.map_err(|_| StoreError::TaskLost)?
@@ -72,37 +91,14 @@ impl LocalDisk {
         let files: Arc<LocalFileSystem> = Arc::clone(&self.files);
         files
     }
+}
 
-    /// Where the store is.
-    pub(super) fn root(&self) -> &FsPath {
-        &self.root
-    }
-
-    /// How many bytes an unprivileged process may still write to the disk below.
-    ///
-    /// # Errors
-    /// [`StoreError::DiskFree`].
-    pub(super) async fn free_bytes(&self) -> Result<u64, StoreError> {
-        #[cfg(test)]
-        if let Some(pretended) = &self.pretended_free {
-            return Ok(pretended.load(std::sync::atomic::Ordering::Relaxed));
-        }
-        let root = self.root.clone();
-        let asked = tokio::task::spawn_blocking(move || {
-            let status = rustix::fs::statvfs(&root).map_err(|errno| StoreError::DiskFree {
-                path: root,
-                source: errno.into(),
-            })?;
-            Ok(status.f_bavail.saturating_mul(status.f_frsize))
-        });
-        asked.await.map_err(|_| StoreError::TaskLost)?
-    }
-
-    /// Fsyncs an object and every directory from its own to the store's.
-    ///
-    /// # Errors
-    /// What the disk said: the object may then be lost, and a second sync that succeeds proves nothing.
-    pub(super) async fn sync(&self, name: &Path) -> io::Result<()> {
+impl LocalDisk {
+    async fn sync_with(
+        &self,
+        name: &Path,
+        prepare: fn(&FsPath) -> io::Result<()>,
+    ) -> io::Result<()> {
         let path = self
             .files
             .path_to_filesystem(name)
@@ -115,12 +111,46 @@ impl LocalDisk {
                 .skip(1)
                 .take_while(|directory| directory.starts_with(&root))
             {
+                prepare(directory)?;
                 File::open(directory)?.sync_all()?;
             }
             Ok(())
         });
         synced.await.map_err(io::Error::other)?
     }
+}
+
+impl DiskSync for LocalDisk {
+    fn sync<'a>(&'a self, name: &'a Path) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(self.sync_with(name, |_| Ok(())))
+    }
+
+    fn sync_anew<'a>(&'a self, name: &'a Path) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(self.sync_with(name, change))
+    }
+
+    fn root(&self) -> Option<&FsPath> {
+        Some(&self.root)
+    }
+
+    fn free_bytes(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        let root = self.root.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let status = rustix::fs::statvfs(&root).map_err(|errno| StoreError::DiskFree {
+                path: root,
+                source: errno.into(),
+            })?;
+            Ok(status.f_bavail.saturating_mul(status.f_frsize))
+        });
+        Box::pin(async { asked.await.map_err(|_| StoreError::TaskLost)? })
+    }
+}
+
+/// Makes a file and removes it. Its name is one that is hidden from listings and swept as a leftover.
+fn change(directory: &FsPath) -> io::Result<()> {
+    let path = directory.join(format!(".changed-{}#1", std::process::id()));
+    File::create(&path)?;
+    remove_if_present(&path)
 }
 
 /// Makes `root` and fsyncs every directory that got a new entry.

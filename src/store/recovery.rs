@@ -284,8 +284,10 @@ impl Recovery {
     }
 
     /// Closes the dead epochs of one recorder. Their events are rolled together: the mark that says where events went may stand in a
-    /// later epoch than the events.
-    async fn close_epochs(&mut self, epochs: Vec<DeadEpoch>) -> Result<(), StoreError> {
+    /// later epoch than the events. The newest is closed first, and an older one only when that succeeded: without the older, nobody
+    /// would know that events of the newer stand in an object that an event of the older gave its name.
+    async fn close_epochs(&mut self, mut epochs: Vec<DeadEpoch>) -> Result<(), StoreError> {
+        epochs.sort_by_key(|dead| dead.listed.epoch);
         let mut readings = Vec::new();
         for dead in &epochs {
             match epoch::open(&self.shared, &dead.listed, &mut self.found).await? {
@@ -296,18 +298,18 @@ impl Recovery {
             }
         }
         let frames = readings.iter_mut();
-        let frames = frames.flat_map(|(_, reading)| reading.take_events());
+        let frames = frames.map(|(_, reading)| reading.take_events());
         let events = events::roll_recovered(&self.shared, frames.collect()).await?;
         // If we stop here: the events stand in objects and in the dead journals; the next pass meets the objects.
         self.shared.recovery.send_modify(|status| {
             let stats = &mut status.stats;
             stats.events_rolled = stats.events_rolled.saturating_add(events.rolled);
         });
-        let mut failure = None;
-        for (listed, reading) in readings {
-            failure = self.close_epoch(listed, reading).await.err().or(failure);
+        for (listed, reading) in readings.into_iter().rev() {
+            // If we stop here: those that are left are the oldest, and their events are met under their own names.
+            self.close_epoch(listed, reading).await?;
         }
-        failure.map_or(Ok(()), Err)
+        Ok(())
     }
 
     async fn close_epoch(&mut self, listed: &Listed, reading: Reading) -> Result<(), StoreError> {

@@ -20,8 +20,8 @@ use crate::recording::manifest::{Gap, Segment};
 use crate::recording::records::OpenRecord;
 use crate::recording::seal::{SegmentDigests, SegmentHasher};
 
-/// What is held in memory and put at once: above the 5 MiB that S3 wants of a part.
-const PART_BYTES: usize = 8 * 1024 * 1024;
+/// In how many parts a whole segment is put: what is held in memory is one of them, 8 MiB of 16, above the 5 MiB that S3 wants.
+const PARTS: u64 = 2;
 /// How long one part, or the end of a multipart upload, may take.
 const PART_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often one create of a seal is tried within an attempt.
@@ -64,6 +64,7 @@ struct Current {
     hasher: SegmentHasher,
     stored_bytes: u64,
     held: Vec<u8>,
+    part_bytes: usize,
     upload: Option<Box<dyn MultipartUpload>>,
 }
 
@@ -212,12 +213,14 @@ impl<'a> SegmentsWriter<'a> {
             &owner.attempt,
             index,
         );
-        let upload = if expected <= u64::try_from(PART_BYTES).unwrap_or(u64::MAX) {
+        let part_bytes = self.shared.config.segment_bytes / PARTS;
+        let upload = if expected <= part_bytes {
             None
         } else {
             // A multipart upload cannot say "if absent"; the attempt in the name is what keeps it apart from others.
             let begun = self.shared.objects.store().put_multipart(&name);
-            Some(answered("begin", &name, begun).await?)
+            let begun = answered("begin", &name, begun).await;
+            Some(begun.inspect_err(|_| self.shared.objects.note_trouble())?)
         };
         Ok(Current {
             name,
@@ -225,6 +228,7 @@ impl<'a> SegmentsWriter<'a> {
             hasher: SegmentHasher::default(),
             stored_bytes: 0,
             held: Vec::new(),
+            part_bytes: usize::try_from(part_bytes).unwrap_or(usize::MAX).max(1),
             upload,
         })
     }
@@ -234,9 +238,9 @@ impl Current {
     async fn hold(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         self.held.extend_from_slice(bytes);
         while let Some(upload) = &mut self.upload
-            && self.held.len() >= PART_BYTES
+            && self.held.len() >= self.part_bytes
         {
-            let rest = self.held.split_off(PART_BYTES);
+            let rest = self.held.split_off(self.part_bytes);
             let part = std::mem::replace(&mut self.held, rest);
             answered("write a part of", &self.name, upload.put_part(part.into())).await?;
         }
@@ -270,6 +274,7 @@ impl Current {
         // On a local disk this fsyncs the file and its directory before it answers.
         answered("complete", &self.name, upload.complete())
             .await
+            .inspect_err(|_| shared.objects.note_trouble())
             .map(drop)
     }
 }

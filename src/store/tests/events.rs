@@ -128,7 +128,7 @@ async fn a_long_event_is_an_object_first_and_its_name_in_the_journal() {
             "nothing is left to roll"
         );
         assert_eq!(
-            roll_recovered(&store.shared, frames).await.unwrap(),
+            roll_recovered(&store.shared, vec![frames]).await.unwrap(),
             RecoveredEvents::default()
         );
         store.close().await.unwrap();
@@ -317,12 +317,12 @@ async fn recovers(world: &World, acked: &[EventId], case: &str) {
     let shared = &store.shared;
     // Two recoverers at once, and others that come late, to a journal whose oldest objects are gone already.
     let (one, other) = tokio::join!(
-        roll_recovered(shared, frames.clone()),
-        roll_recovered(shared, frames.clone())
+        roll_recovered(shared, vec![frames.clone()]),
+        roll_recovered(shared, vec![frames.clone()])
     );
     one.unwrap_or_else(|error| panic!("{case}: {error:?}"));
     other.unwrap_or_else(|error| panic!("{case}: {error:?}"));
-    let late = roll_recovered(shared, frames).await.unwrap();
+    let late = roll_recovered(shared, vec![frames]).await.unwrap();
     assert!(late.rolled + late.found <= 8, "{case}");
     let stored = stored(world).await;
     assert!(
@@ -355,12 +355,12 @@ async fn events_that_were_rolled_are_not_rolled_again_when_the_oldest_of_them_ar
     let frames = journalled(&world).await;
     assert_eq!(frames.len(), 9, "eight events and a mark");
     for trimmed in [5, 4, 3, 2, 1, 0] {
-        let rolled = roll_recovered(&store.shared, frames[trimmed..].to_vec()).await;
+        let rolled = roll_recovered(&store.shared, vec![frames[trimmed..].to_vec()]).await;
         rolled.unwrap();
         assert_eq!(stored(&world).await, once(&acked), "{trimmed} are gone");
     }
     let wrong = [frames, vec![Bytes::from_static(b"no event")]].concat();
-    let refused = roll_recovered(&store.shared, wrong).await;
+    let refused = roll_recovered(&store.shared, vec![wrong]).await;
     assert!(matches!(refused, Err(StoreError::EventLine(_))));
 }
 

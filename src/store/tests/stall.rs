@@ -1,13 +1,16 @@
 //! A store that is slow, dead, full, forbidden, and back again; a disk and a journal that are nearly full.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use object_store::path::Path;
 use rand_core::{RngCore, SeedableRng};
 
+use super::super::local_disk::DiskSync;
 use super::super::{Store, StoreError, StoreHealth};
 use super::faulty_store::{Fault, Outage};
 use super::world::{BACKENDS, Backend, World, clean_end, durable_at, opening, read_all};
@@ -182,11 +185,40 @@ async fn a_put_that_takes_as_long_as_its_time_out_or_longer_is_resolved() {
     }
 }
 
+/// A disk that says what it is told to have free.
+#[derive(Debug)]
+struct FillingDisk {
+    disk: Arc<dyn DiskSync>,
+    free: Arc<AtomicU64>,
+}
+
+impl DiskSync for FillingDisk {
+    fn sync<'a>(&'a self, name: &'a Path) -> BoxFuture<'a, io::Result<()>> {
+        self.disk.sync(name)
+    }
+
+    fn sync_anew<'a>(&'a self, name: &'a Path) -> BoxFuture<'a, io::Result<()>> {
+        self.disk.sync_anew(name)
+    }
+
+    fn root(&self) -> Option<&std::path::Path> {
+        self.disk.root()
+    }
+
+    fn free_bytes(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        let free = self.free.load(Ordering::Relaxed);
+        Box::pin(async move { Ok(free) })
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_disk_with_too_little_room_takes_no_new_recording_but_serves_those_it_has() {
     let mut world = World::new(Backend::File).await;
     let free = Arc::new(AtomicU64::new(2000));
-    world.disk.as_mut().unwrap().pretended_free = Some(Arc::clone(&free));
+    world.disk = Some(Arc::new(FillingDisk {
+        disk: world.disk.take().unwrap(),
+        free: Arc::clone(&free),
+    }));
     world.config.disk_free_bytes_min = 1000;
     let store = world.open().await.unwrap();
     let mut running = store.begin(opening()).unwrap();

@@ -13,7 +13,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
-use super::super::local_disk::LocalDisk;
+use super::super::local_disk::{DiskSync, LocalDisk};
 use super::super::{End, Opening, RecordingHandle, Store, StoreConfig, StoreError, StoreUrl};
 use super::faulty_store::FaultyStore;
 use crate::access::Identity;
@@ -33,7 +33,7 @@ pub(super) const BACKENDS: [Backend; 2] = [Backend::Memory, Backend::File];
 /// A backend that outlives the stores opened on it.
 pub(super) struct World {
     pub(super) objects: Arc<FaultyStore>,
-    pub(super) disk: Option<LocalDisk>,
+    pub(super) disk: Option<Arc<dyn DiskSync>>,
     pub(super) config: StoreConfig,
     directory: Option<tempfile::TempDir>,
     seed: std::cell::Cell<u64>,
@@ -43,17 +43,18 @@ impl World {
     pub(super) async fn new(backend: Backend) -> Self {
         let log_key = LogKey::from_bytes([7; LogKey::BYTES]);
         let recorder = RecorderId::from_log_key(log_key.as_bytes());
-        let (inner, disk, directory, url): (Arc<dyn ObjectStore>, _, _, _) = match backend {
-            Backend::Memory => (Arc::new(InMemory::new()), None, None, StoreUrl::Memory),
-            Backend::File => {
-                let directory = scratch();
-                let disk = LocalDisk::prepare(directory.path().into(), recorder)
-                    .await
-                    .unwrap();
-                let url = StoreUrl::Local(directory.path().into());
-                (disk.objects(), Some(disk), Some(directory), url)
-            }
-        };
+        let (inner, disk, directory, url): (Arc<dyn ObjectStore>, Option<Arc<dyn DiskSync>>, _, _) =
+            match backend {
+                Backend::Memory => (Arc::new(InMemory::new()), None, None, StoreUrl::Memory),
+                Backend::File => {
+                    let directory = scratch();
+                    let disk = LocalDisk::prepare(directory.path().into(), recorder)
+                        .await
+                        .unwrap();
+                    let url = StoreUrl::Local(directory.path().into());
+                    (disk.objects(), Some(Arc::new(disk)), Some(directory), url)
+                }
+            };
         let objects = FaultyStore::new(inner);
         Self {
             objects,
