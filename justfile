@@ -32,7 +32,7 @@ interop:
 
 # What a thousand idle sessions cost in memory, journal objects and CPU; TAILTAPE_IDLE_SESSIONS=10000 for more of them.
 idle:
-    cargo test --release --features idle --test idle
+    cargo test --features idle --test idle
 
 # Each fuzz target for a bounded time, in seconds.
 fuzz SECONDS="20" *TARGETS:

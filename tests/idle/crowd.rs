@@ -95,6 +95,13 @@ impl Crowd {
     }
 }
 
+impl Drop for Crowd {
+    /// Before the far ends go, so that sessions do not tell of their ends.
+    fn drop(&mut self) {
+        self.sessions.iter().for_each(|(_, task)| task.abort());
+    }
+}
+
 impl Heard {
     pub(crate) fn since(self, before: Self) -> Self {
         Self {
