@@ -30,6 +30,10 @@ demo:
 interop:
     cargo test --release --features interop --test interop -- --nocapture --test-threads=1
 
+# What a thousand idle sessions cost in memory, journal objects and CPU; TAILTAPE_IDLE_SESSIONS=10000 for more of them.
+idle:
+    cargo test --features idle --test idle
+
 # Each fuzz target for a bounded time, in seconds.
 fuzz SECONDS="20" *TARGETS:
     bash fuzz/run.sh {{ SECONDS }} {{ TARGETS }}
