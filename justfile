@@ -61,3 +61,9 @@ bench *ARGS:
 # The documentation, as docs.rs would show it.
 docs:
     cargo doc --workspace --no-deps --open
+
+# What is too long for CI: kills, seeds, idle sessions. Each part stops by itself; the closing lines go into docs/benchmarks.md.
+soak KILLS="1000" SEEDS="10000" SESSIONS="10000":
+    TAILTAPE_KILL_ROUNDS={{ KILLS }} cargo test --release --test kill -- --nocapture
+    TAILTAPE_SIM_SEEDS={{ SEEDS }} cargo test --release --lib store::tests::sim -- --nocapture
+    TAILTAPE_IDLE_SESSIONS={{ SESSIONS }} cargo test --release --features idle --test idle -- --nocapture

@@ -56,7 +56,7 @@ use recovery::{RecorderLock, Recovery};
 pub use recovery::{RecoveryState, RecoveryStats};
 use state::State;
 
-/// How long [`Store::close`] waits for seals and the last commit: below the 30 s that service managers grant.
+/// How long [`Store::close`] waits for seals and the last commit: after the drain and the last seals; docs/operations.md adds them up.
 const CLOSE_LIMIT: Duration = Duration::from_secs(25);
 
 /// How many recordings are sealed at once: each holds one part of a segment in memory.
