@@ -3,6 +3,9 @@
 //! The recorder is a child process; devnet and sender are here. Beside it, at the same time, a control process sends the same frames over the same tunnel
 //! and does nothing else: what it takes is what frames alone cost. `TAILTAPE_IDLE_SESSIONS` asks for more sessions. Run by `just idle`, for it takes
 //! more than a minute.
+//!
+//! What a session keeps, by a heap profile of a debug build: 20 KiB are its rings in the tunnel, 16 KiB the buffer in which h2 writes frames and 8 to 11 KiB the
+//! one in which it reads them, 7 KiB the tasks of connection and upload; h2's tables, channels, timers and the store's entry are the rest.
 
 #![allow(
     clippy::unwrap_used,

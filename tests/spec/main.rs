@@ -19,6 +19,7 @@ mod process;
 mod serve;
 mod service;
 mod stock_clients;
+mod storm;
 mod tailnet;
 mod uploader;
 mod witness;

@@ -191,6 +191,21 @@ impl Service {
         sockets_of(self.child.id().unwrap())
     }
 
+    /// The most memory that it ever had resident (`VmHWM`).
+    pub(crate) fn memory_peak_bytes(&self) -> u64 {
+        let pid = self.child.id().unwrap();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+        let kib: u64 = line
+            .unwrap()
+            .split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse()
+            .unwrap();
+        kib << 10
+    }
+
     pub(crate) async fn end(&mut self) -> ExitStatus {
         soon("the end of the recorder", self.child.wait())
             .await
