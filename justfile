@@ -30,6 +30,10 @@ demo:
 interop:
     cargo test --release --features interop --test interop -- --nocapture --test-threads=1
 
+# What a thousand idle sessions cost in memory, journal objects and CPU; TAILTAPE_IDLE_SESSIONS=10000 for more of them.
+idle:
+    cargo test --features idle --test idle
+
 # Each fuzz target for a bounded time, in seconds.
 fuzz SECONDS="20" *TARGETS:
     bash fuzz/run.sh {{ SECONDS }} {{ TARGETS }}
@@ -42,6 +46,14 @@ strace:
 packet-cost:
     bash tests/packet_cost.sh
 
+# A full, read-only and forbidden disk under `serve`, in mount namespaces of its own; part of `test`.
+disk-full:
+    cargo test --test disk_full -- --nocapture --test-threads=1
+
+# What can be seen of `serve` on the wire, captured in a network namespace of its own.
+wire-capture:
+    bash tests/wire_capture.sh
+
 # Side by side with what it is compared to, in one run; prints the table of docs/benchmarks.md.
 bench *ARGS:
     cargo bench --bench ingest -- {{ ARGS }}
@@ -49,3 +61,9 @@ bench *ARGS:
 # The documentation, as docs.rs would show it.
 docs:
     cargo doc --workspace --no-deps --open
+
+# What is too long for CI: kills, seeds, idle sessions. Each part stops by itself; the closing lines go into docs/benchmarks.md.
+soak KILLS="1000" SEEDS="10000" SESSIONS="10000":
+    TAILTAPE_KILL_ROUNDS={{ KILLS }} cargo test --release --test kill -- --nocapture
+    TAILTAPE_SIM_SEEDS={{ SEEDS }} cargo test --release --lib store::tests::sim -- --nocapture
+    TAILTAPE_IDLE_SESSIONS={{ SESSIONS }} cargo test --release --features idle --test idle -- --nocapture

@@ -56,7 +56,7 @@ use recovery::{RecorderLock, Recovery};
 pub use recovery::{RecoveryState, RecoveryStats};
 use state::State;
 
-/// How long [`Store::close`] waits for seals and the last commit: below the 30 s that service managers grant.
+/// How long [`Store::close`] waits for seals and the last commit: after the drain and the last seals; docs/operations.md adds them up.
 const CLOSE_LIMIT: Duration = Duration::from_secs(25);
 
 /// How many recordings are sealed at once: each holds one part of a segment in memory.
@@ -245,7 +245,7 @@ pub(crate) struct Shared {
     space: Arc<Semaphore>,
     event_space: Arc<Semaphore>,
     /// What the backend said to the last commit that did not get through at once.
-    trouble: Mutex<Option<String>>,
+    trouble: Mutex<Option<Trouble>>,
     journal_puts: AtomicU64,
     rng: Mutex<ChaCha20Rng>,
     wall_clock: fn() -> Timestamp,
@@ -260,6 +260,15 @@ pub(crate) struct Shared {
     own_epochs: Mutex<Vec<EpochId>>,
     lock: Mutex<Option<RecorderLock>>,
     runtime: tokio::runtime::Handle,
+}
+
+/// Why a commit did not get through at once.
+#[derive(Debug, Clone)]
+struct Trouble {
+    /// For everybody.
+    cause: String,
+    /// What the backend said, in full: for the log and the operator.
+    said: String,
 }
 
 impl Shared {
@@ -315,14 +324,18 @@ impl Shared {
     /// A step of a commit failed and is tried again.
     fn note_trouble(&self, error: &StoreError) {
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        *trouble = Some(error.with_remedy());
+        *trouble = Some(Trouble {
+            cause: error.remedy(),
+            said: error.with_causes(),
+        });
     }
 
-    fn last_trouble(&self) -> String {
+    fn last_trouble(&self) -> Trouble {
         let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        trouble
-            .clone()
-            .unwrap_or_else(|| "a commit is not answered".into())
+        trouble.clone().unwrap_or_else(|| Trouble {
+            cause: "a commit is not answered".into(),
+            said: "the backend has not said why".into(),
+        })
     }
 
     fn has_disk_limit(&self) -> bool {

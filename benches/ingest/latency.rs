@@ -15,19 +15,22 @@ use super::numbers::rank;
 /// From one line of a session to its next: a person who types, or a command that reports progress.
 const LINE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What the writes of all sessions waited for their acks.
+/// What the writes of all sessions waited for their acks, and what the journal did meanwhile.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Delays {
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
+    /// Creates of journal objects for each commit interval that began meanwhile; 0 where commits have no interval.
+    pub(crate) puts_per_interval: f64,
 }
 
 impl Delays {
-    pub(crate) fn of(mut samples: Vec<Duration>) -> Self {
+    pub(crate) fn of(mut samples: Vec<Duration>, puts_per_interval: f64) -> Self {
         samples.sort_unstable();
         Self {
             p50: rank(&samples, 50),
             p99: rank(&samples, 99),
+            puts_per_interval,
         }
     }
 }

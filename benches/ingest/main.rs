@@ -135,27 +135,22 @@ fn ack(world: &World, effort: Effort, report: &mut Report) -> anyhow::Result<()>
 /// Acks from a real disk, and what this disk needs for one durable file.
 fn file(world: &World, effort: Effort, report: &mut Report) -> anyhow::Result<()> {
     let folder = tempfile::tempdir().context("cannot make a folder for the store")?;
-    let disk = disk::commits(folder.path(), effort.disk_commits)?;
-    report.add_disk(disk);
-    for (what, sessions, pacing, time) in [
-        ("ack, 1 session, file", 1, Pacing::AtOnce, effort.ack_time),
-        (
-            "ack, 100 sessions, file",
-            100,
-            Pacing::AtOnce,
-            effort.ack_time,
-        ),
-        (
-            "ack, 100 sessions, file, default pace",
-            100,
-            Pacing::Default,
-            effort.ack_time * 2,
-        ),
-    ] {
-        let measured = both(effort.rounds, |way| {
-            world.acks(way, sessions, time, pacing, Some(folder.path()))
-        })?;
-        report.add_delays(what, &measured);
+    let syncs = disk::syncs(folder.path(), effort.disk_commits)?;
+    report.add_disk("one fsync of 4 KiB", &syncs);
+    let commits = disk::commits(folder.path(), effort.disk_commits)?;
+    report.add_disk("create, fsync, rename, fsync", &commits);
+    for sessions in [1, 100, 1_000] {
+        let acks = |pacing, time| {
+            both(effort.rounds, |way| {
+                world.acks(way, sessions, time, pacing, Some(folder.path()))
+            })
+        };
+        let what = format!("ack, {sessions} {}, file", plural("session", sessions));
+        report.add_delays(&what, &acks(Pacing::AtOnce, effort.ack_time)?);
+        let what = format!("{what}, default pace");
+        let measured = acks(Pacing::Default, effort.ack_time * 2)?;
+        report.add_delays(&what, &measured);
+        report.add_puts(&what, &measured);
     }
     Ok(())
 }

@@ -95,11 +95,21 @@ impl Report {
         }
     }
 
-    pub(crate) fn add_disk(&mut self, sorted: Vec<Duration>) {
+    /// The most creates of journal objects in an interval that any round has seen.
+    pub(crate) fn add_puts(&mut self, what: &str, (tunnel, plain): &(Vec<Delays>, Vec<Delays>)) {
+        let most = |side: &[Delays]| {
+            let puts = side.iter().map(|delays| delays.puts_per_interval);
+            puts.fold(0.0, f64::max)
+        };
+        let what = format!("{what}, journal PUTs an interval");
+        self.add(Row::beside(what, most(tunnel), most(plain)));
+    }
+
+    pub(crate) fn add_disk(&mut self, what: &str, sorted: &[Duration]) {
         for percent in [50, 99] {
             self.add(Row::alone(
-                &format!("this disk: create, fsync, rename, fsync, p{percent} ms"),
-                milliseconds(rank(&sorted, percent)),
+                &format!("this disk: {what}, p{percent} ms"),
+                milliseconds(rank(sorted, percent)),
             ));
         }
     }

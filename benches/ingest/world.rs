@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::latency::{self, Delays};
-use super::numbers::milliseconds;
+use super::numbers::{milliseconds, ratio};
 use super::traffic::{self, Gauge, Goodput, Load, SEND_MAX};
 
 const JOIN_MAX: Duration = Duration::from_secs(20);
@@ -233,6 +233,7 @@ impl World {
         let serving = self.serve(pacing, folder)?;
         let to = self.target(way, &serving)?;
         let uploads = self.open(to, sessions)?;
+        let (begun, puts) = (Instant::now(), serving.store.stats().journal_puts);
         let samples = self.client_side.block_on(async {
             let start = Instant::now();
             let mut running = JoinSet::new();
@@ -246,8 +247,17 @@ impl World {
             }
             anyhow::Ok(samples)
         })?;
+        let puts = serving.store.stats().journal_puts - puts;
+        let intervals = match pacing {
+            Pacing::AtOnce => 0.0,
+            // The first commit of an interval is at its start.
+            Pacing::Default => begun.elapsed().as_secs_f64().floor() + 1.0,
+        };
         self.end(serving)?;
-        Ok(Delays::of(samples))
+        Ok(Delays::of(
+            samples,
+            ratio(f64::from(u32::try_from(puts)?), intervals),
+        ))
     }
 
     fn serve(&self, pacing: Pacing, folder: Option<&Path>) -> anyhow::Result<Serving> {

@@ -14,6 +14,8 @@ pub fn asciicast(data: &[u8]) {
     assert_eq!(facts(pieces(data, seed)), whole);
     assert_eq!(facts(pieces(data, 0)), whole);
 
+    assert_eq!(facts_put_down(pieces(data, seed)), whole);
+
     let mut lines = data.split(|byte| *byte == b'\n');
     let first = lines.next().unwrap_or_default();
     // What follows the last newline is a line only if there is something.
@@ -37,6 +39,20 @@ pub fn asciicast(data: &[u8]) {
         assert_eq!(again, header);
         assert_eq!(encode_header(&again).ok(), Some(line));
     }
+}
+
+/// Puts the parser down and takes it up wherever that can be done.
+fn facts_put_down<'a>(stream: impl IntoIterator<Item = &'a [u8]>) -> Facts {
+    let mut parser = Parser::new();
+    for piece in stream {
+        parser.handle_bytes(piece);
+        if let Some(saved) = parser.save() {
+            let text = serde_json::to_vec(&saved).expect("what was learned has a JSON form");
+            let saved = serde_json::from_slice(&text).expect("we read what we write");
+            parser = Parser::resume(&saved).expect("it was put down whole");
+        }
+    }
+    parser.facts()
 }
 
 fn facts<'a>(stream: impl IntoIterator<Item = &'a [u8]>) -> Facts {

@@ -18,6 +18,7 @@ mod netmap;
 mod node;
 mod noise;
 mod path;
+mod records;
 mod script;
 mod segment;
 mod tcpip;
@@ -47,6 +48,7 @@ pub const TARGETS: &[Target] = &[
     ("noise_records", noise::noise_records),
     ("noise_response", noise::noise_response),
     ("path", path::path),
+    ("records_json", records::records_json),
     ("tcpip_packet", tcpip::tcpip_packet),
     ("tcpip_segment", tcpip::tcpip_segment),
     ("text_forms", text::text_forms),

@@ -24,7 +24,7 @@ pub struct IngestConfig {
     pub keep_alive_interval: Duration,
     /// How late the answer to a PING may be before the uploader counts as dead.
     pub keep_alive_timeout: Duration,
-    /// How long running uploads may go on after the shutdown began; below the 30 s that Kubernetes gives.
+    /// How long running uploads may go on after the shutdown began.
     pub drain_limit: Duration,
     /// Intervals and limits of one upload.
     pub upload: UploadConfig,

@@ -18,7 +18,7 @@ use crate::ingest::{Ingest, IngestStats, UploadStatus};
 use crate::status::{
     Admin, ControlReport, Health, NodeReport, OpenRecording, Phase, Status, StoreReport,
 };
-use crate::store::{RecoveryState, Store, StoreStats};
+use crate::store::{RecoveryState, Store, StoreHealth, StoreStats};
 
 /// Open recordings that one answer lists.
 const RECORDINGS_LISTED_MAX: usize = 1000;
@@ -184,8 +184,19 @@ impl Admin for Live {
             (false, Some(trouble)) => reasons.push(format!("not joined: {trouble}")),
             (false, None) => reasons.push("not joined: control has not answered yet".to_owned()),
         }
-        if let Some(error) = self.store.get().and_then(Store::halted) {
-            reasons.push(format!("the store takes no more: {}", error.with_causes()));
+        // The word is copied: a borrow that lasts would hold up whoever says the next one.
+        let said = self
+            .store
+            .get()
+            .map(|store| store.health().borrow().clone());
+        match said.unwrap_or_default() {
+            StoreHealth::Ready => {}
+            StoreHealth::Refusing(why) | StoreHealth::Stalled(why) => {
+                reasons.push(format!("new recordings are refused: {}", why.with_causes()));
+            }
+            StoreHealth::Ended(why) => {
+                reasons.push(format!("the store takes no more: {}", why.with_causes()));
+            }
         }
         let stats = self.store.get().map(Store::stats).unwrap_or_default();
         if let Some(running) = stats.commit_running_for
@@ -247,6 +258,22 @@ fn counters(stats: &StoreStats) -> BTreeMap<String, u64> {
         ("recordings_open", stats.recordings_open),
         ("sealed", stats.sealed),
         ("seals_failed", stats.seals_failed),
+        ("cuts", stats.cuts),
+        ("stalls", stats.stalls),
+        ("refused_stalled", stats.refused.stalled),
+        ("refused_disk_nearly_full", stats.refused.disk_nearly_full),
+        ("refused_journal_full", stats.refused.journal_full),
+        ("refused_too_many", stats.refused.too_many),
+        ("refused_closed", stats.refused.closed),
+        ("journal_objects_kept", stats.journal_objects_kept),
+        ("journal_bytes_kept", stats.journal_bytes_kept),
+        ("journal_bytes_open", stats.journal_bytes_open),
+        ("compactions", stats.compactions),
+        ("copied_bytes", stats.copied_bytes),
+        ("events", stats.events),
+        ("events_journalled", stats.events_journalled),
+        ("events_rolled", stats.events_rolled),
+        ("rolls_failed", stats.rolls_failed),
         ("recovery_epochs_found", stats.recovery.epochs_found),
         ("recovery_epochs_closed", stats.recovery.epochs_closed),
         ("recovery_recordings_found", stats.recovery.recordings_found),
@@ -254,8 +281,16 @@ fn counters(stats: &StoreStats) -> BTreeMap<String, u64> {
             "recovery_recordings_sealed",
             stats.recovery.recordings_sealed,
         ),
+        ("recovery_events_rolled", stats.recovery.events_rolled),
+        ("recovery_objects_damaged", stats.recovery.objects_damaged),
     ];
-    named.map(|(name, value)| (name.to_owned(), value)).into()
+    let free = stats
+        .disk_free_bytes
+        .map(|bytes| ("disk_free_bytes", bytes));
+    let named = named.into_iter().chain(free);
+    named
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 fn count(number: usize) -> u64 {

@@ -95,6 +95,9 @@ fn store(status: &Status) -> String {
     if let Some(millis) = store.commit_running_ms {
         let _infallible = write!(text, ", a commit is under way for {millis} ms");
     }
+    if let Some(recovery) = store.recovery.as_ref().filter(|state| *state != "done") {
+        let _infallible = write!(text, ", recovery {recovery}");
+    }
     if let Some(reason) = &store.halted {
         let _infallible = write!(text, ", HALTED: {reason}");
     }

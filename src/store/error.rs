@@ -201,8 +201,11 @@ pub enum StoreError {
     Stalled {
         /// How long nothing got through when it was said.
         stalled_for: Duration,
-        /// What the backend said last, with its remedy where it is known.
+        /// What is wrong, with its remedy where it is known. Peers are told, so nothing of the recorder's host is in it.
         cause: String,
+        /// What the backend said last, in full: it may name files of the host.
+        #[source]
+        said: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// The disk under a `file://` store has less room than is kept free.
     #[error(
@@ -274,9 +277,14 @@ impl StoreError {
         )]
         match self {
             Self::Fenced { number } => Self::Fenced { number: *number },
-            Self::Stalled { stalled_for, cause } => Self::Stalled {
+            Self::Stalled {
+                stalled_for,
+                cause,
+                said,
+            } => Self::Stalled {
                 stalled_for: *stalled_for,
                 cause: cause.clone(),
+                said: Arc::clone(said),
             },
             Self::DiskNearlyFull {
                 free_bytes,
@@ -293,28 +301,22 @@ impl StoreError {
         }
     }
 
-    /// What the backend said on one line, and what an operator can do about it.
-    pub(super) fn with_remedy(&self) -> String {
-        let said = self.with_causes();
-        match self.io_kind() {
-            Some(ErrorKind::StorageFull) => {
-                format!("no space is left (ENOSPC): free some room ({said})")
-            }
+    /// What is wrong and what an operator can do about it, where it is known; else the error's own words. Nothing of the host is in it.
+    pub(super) fn remedy(&self) -> String {
+        let known = match self.io_kind() {
+            Some(ErrorKind::StorageFull) => "no space is left (ENOSPC): free some room",
             Some(ErrorKind::QuotaExceeded) => {
-                format!("the quota is used up (EDQUOT): raise it or free some room ({said})")
+                "the quota is used up (EDQUOT): raise it or free some room"
             }
             Some(ErrorKind::PermissionDenied) => {
-                format!(
-                    "access is denied (EACCES): give the recorder's user the right to write there ({said})"
-                )
+                "access is denied (EACCES): give the recorder's user the right to write there"
             }
             Some(ErrorKind::ReadOnlyFilesystem) => {
-                format!(
-                    "the file system is read-only (EROFS): mount it writable and see why it was not ({said})"
-                )
+                "the file system is read-only (EROFS): mount it writable and see why it was not"
             }
-            _ => said,
-        }
+            _ => return self.to_string(),
+        };
+        known.to_owned()
     }
 
     /// What kind of trouble the operating system named, anywhere below.
@@ -373,14 +375,15 @@ mod tests {
                     source: Box::new(std::io::Error::other(io)),
                 },
             };
-            let told = error.with_remedy();
+            let told = error.remedy();
             assert!(told.contains(name) && told.contains(remedy), "{told}");
+            assert!(!told.contains("journal/a"), "peers read it: {told}");
         }
         let unknown = StoreError::Unanswered {
             step: "create",
             name: "journal/a".into(),
         };
-        assert_eq!(unknown.with_remedy(), unknown.with_causes());
+        assert_eq!(unknown.remedy(), unknown.to_string());
     }
 
     #[test]

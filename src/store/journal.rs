@@ -328,8 +328,8 @@ async fn watch_for_stall<T>(shared: &Shared, commit: impl Future<Output = T>) ->
             done = &mut commit => return done,
             () = tokio::time::sleep_until(stalls_at.into()) => {}
         }
-        let cause = shared.last_trouble();
-        shared.state().handle_stall(limit, cause);
+        let trouble = shared.last_trouble();
+        shared.state().handle_stall(limit, trouble);
     }
     commit.await
 }

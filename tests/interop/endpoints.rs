@@ -10,7 +10,7 @@ use crate::scenarios;
 use crate::tailnet::Tailnet;
 
 /// What our recorder serves beside `/v2/record`.
-pub(crate) const SERVED: &[Endpoint] = &[];
+pub(crate) const SERVED: &[Endpoint] = &[Endpoint::RecordV1, Endpoint::EventV2];
 
 /// All that there are.
 pub(crate) const ALL: [Endpoint; 2] = [Endpoint::RecordV1, Endpoint::EventV2];

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::{State, count};
+use crate::store::Trouble;
 use crate::store::error::StoreError;
 use crate::store::health::StoreHealth;
 
@@ -43,9 +44,14 @@ impl State {
     }
 
     /// A commit has been trying for `stalled_for`.
-    pub(in crate::store) fn handle_stall(&mut self, stalled_for: Duration, cause: String) {
-        let error = StoreError::Stalled { stalled_for, cause };
-        let told = error.to_string();
+    pub(in crate::store) fn handle_stall(&mut self, stalled_for: Duration, trouble: Trouble) {
+        let said: Box<dyn std::error::Error + Send + Sync> = trouble.said.into();
+        let error = StoreError::Stalled {
+            stalled_for,
+            cause: trouble.cause,
+            said: said.into(),
+        };
+        let told = error.with_causes();
         if self.vitals.handle_stall(error) {
             count(&mut self.stats.stalls);
             tracing::error!(error = told, "the store is stalled");
