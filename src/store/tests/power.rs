@@ -23,7 +23,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use super::super::local_disk::DiskSync;
-use super::super::{Store, StoreConfig, StoreError, StoreUrl};
+use super::super::{CompactionLimits, Store, StoreConfig, StoreError, StoreUrl};
 use super::world::at;
 use crate::ids::LogKey;
 pub(super) use audit::Objects;
@@ -38,6 +38,15 @@ const FIRST_KEY: u8 = 7;
 const SECOND_KEY: u8 = 8;
 /// Small enough for a short recording to be put in parts, and in several segments.
 const SEGMENT_BYTES: u64 = 60_000;
+/// Small enough for a short life to be compacted.
+const COMPACTION: CompactionLimits = CompactionLimits {
+    objects: 4,
+    interval: Duration::from_secs(300),
+    slack_bytes: 32 * 1024,
+    copy_bytes_max: 16 * 1024,
+    // As of the standard limits, more than a recording can have in spans that are too large to be merged.
+    spans_max: 512,
+};
 /// What one fsync takes: enough for other tasks to run meanwhile.
 const FSYNC_TAKES: Duration = Duration::from_millis(2);
 /// A recorder whose start fails is started again, as its service manager would.
@@ -80,6 +89,7 @@ async fn start(
     let log_key = LogKey::from_bytes([log_key; LogKey::BYTES]);
     let mut config = StoreConfig::new(StoreUrl::Memory, log_key);
     config.segment_bytes = segment_bytes;
+    config.compaction = COMPACTION;
     let process = processes(disk);
     let objects: Arc<dyn ObjectStore> = Arc::new(process.clone());
     let disk: Arc<dyn DiskSync> = Arc::new(process);
@@ -163,23 +173,36 @@ fn a_part_of_the_long_session_leaves_the_journal_while_it_runs() {
     });
 }
 
+/// A store that takes nobody is asked until the life is over.
+async fn begin(store: &Store, ledger: &Arc<Ledger>) -> Sender {
+    loop {
+        if let Ok(sender) = Sender::begin(store, ledger) {
+            return sender;
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}
+
 async fn sessions(store: &Store, ledger: &Arc<Ledger>) {
     let pause = Duration::from_millis(1200);
-    let mut long = Sender::begin(store, ledger).unwrap();
+    let mut long = begin(store, ledger).await;
     long.send(Bytes::from_static(b"{\"version\":2}\n")).await;
-    let mut large = Sender::begin(store, ledger).unwrap();
+    let mut large = begin(store, ledger).await;
     large.send(noise(20_000)).await;
     tokio::time::sleep(pause).await;
+    // Whether an event is acked is the ledger's to say, too.
+    drop(ledger.record_event(store, "{\"n\":1}".into()).await);
     long.send(Bytes::from_static(b"[1,\"o\",\"small\"]\n"))
         .await;
     large.send(noise(70_000)).await;
-    let mut dropped = Sender::begin(store, ledger).unwrap();
+    let mut dropped = begin(store, ledger).await;
     dropped.send(Bytes::from_static(b"cut off")).await;
     tokio::time::sleep(pause).await;
     drop(dropped);
     // How a finish ends is the ledger's to say.
     drop(large.finish().await);
-    let mut left_open = Sender::begin(store, ledger).unwrap();
+    drop(ledger.record_event(store, "{\"n\":2}".into()).await);
+    let mut left_open = begin(store, ledger).await;
     left_open.send(Bytes::from_static(b"never ended")).await;
     long.send(Bytes::from_static(b"[2,\"o\",\"last\"]\n")).await;
     tokio::time::sleep(pause).await;

@@ -2,7 +2,7 @@
 //!
 //! All of it runs on one thread and a clock that only moves when everybody waits, so the same seed repeats exactly. At the
 //! end everything is recovered, and the auditor holds what is stored against what the senders know. For a soak:
-//! `TAILTAPE_SIM_SEEDS=10000 cargo test --release -p tailtape --lib store::tests::sim -- --nocapture`; a failure names
+//! `TAILTAPE_SIM_SEEDS=10000 cargo test -p tailtape --lib store::tests::sim::no_seed -- --nocapture`; a failure names
 //! its seed, and `TAILTAPE_SIM_FIRST=<seed> TAILTAPE_SIM_SEEDS=1` runs it alone.
 
 mod dice;
@@ -20,6 +20,7 @@ use object_store::memory::InMemory;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::super::CompactionLimits;
 use super::power::{Kept, Ledger, ModelDisk, ModelStore, Objects, Process, Signal};
 use super::world::at;
 use dice::Dice;
@@ -36,6 +37,15 @@ const PLAY_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Everything must be recovered after this long without faults.
 const RECOVERY_MAX: Duration = Duration::from_secs(2 * 3600);
 
+/// Compaction that has something to do in a simulation.
+const SMALL: CompactionLimits = CompactionLimits {
+    objects: 4,
+    interval: Duration::from_secs(20),
+    slack_bytes: 8 * 1024,
+    copy_bytes_max: 16 * 1024,
+    spans_max: 8,
+};
+
 /// What outlives every process.
 #[derive(Debug)]
 enum Ground {
@@ -51,6 +61,7 @@ struct World {
     deadline: Instant,
     trouble_per_mille: u64,
     segment_bytes: u64,
+    compaction: CompactionLimits,
     has_long_sessions: bool,
     calm: AtomicBool,
     aftermath: Signal<bool>,
@@ -68,6 +79,8 @@ struct Tally {
     gaps_flagged: u64,
     cut: u64,
     events: u64,
+    compactions: u64,
+    stalls: u64,
     acked_bytes: u64,
     crashes: u64,
     power_cuts: u64,
@@ -107,8 +120,9 @@ impl World {
             ledger: Arc::new(Ledger::default()),
             began,
             deadline: began + dice.millis(30_000, 300_000),
-            trouble_per_mille: [0, 10, 50, 200][dice.below(4) as usize],
-            segment_bytes: [16 * 1024 * 1024, 60_000, 4_000][dice.below(3) as usize],
+            trouble_per_mille: dice.pick(&[0, 10, 50, 200]),
+            segment_bytes: dice.pick(&[16 * 1024 * 1024, 60_000, 4_000]),
+            compaction: dice.pick(&[CompactionLimits::STANDARD, SMALL]),
             has_long_sessions: dice.one_in(8),
             calm: AtomicBool::new(false),
             aftermath: Signal::new(false),
@@ -293,7 +307,7 @@ fn no_seed_loses_an_acked_byte() {
         all.add(&run.tally);
     }
     println!(
-        "simulation: {seeds} seeds, {} recordings, {} acked bytes, 0 lost, 0 gaps unflagged, {} complete, {} recovered, {} cut, {} gaps flagged, {} events, \
+        "simulation: {seeds} seeds, {} recordings, {} acked bytes, 0 lost, 0 gaps unflagged, {} complete, {} recovered, {} cut, {} gaps flagged, {} events, {} compactions, {} stalls, \
          {} crashes, {} power cuts, {} takeovers, {} zombies",
         all.recordings,
         all.acked_bytes,
@@ -302,6 +316,8 @@ fn no_seed_loses_an_acked_byte() {
         all.cut,
         all.gaps_flagged,
         all.events,
+        all.compactions,
+        all.stalls,
         all.crashes,
         all.power_cuts,
         all.takeovers,
@@ -336,6 +352,8 @@ impl Tally {
         self.recovered += other.recovered;
         self.cut += other.cut;
         self.events += other.events;
+        self.compactions += other.compactions;
+        self.stalls += other.stalls;
         self.gaps_flagged += other.gaps_flagged;
         self.acked_bytes += other.acked_bytes;
         self.crashes += other.crashes;

@@ -259,10 +259,11 @@ impl ModelDisk {
     pub(in super::super) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut disk = self.disk();
         let inode = disk.find(from)?;
-        disk.forget(to).or_else(|error| match error.kind() {
-            ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        })?;
+        if let Err(error) = disk.forget(to)
+            && error.kind() != ErrorKind::NotFound
+        {
+            return Err(error);
+        }
         disk.name(to, inode)?;
         disk.forget(from)?;
         disk.calls.push(Call::Rename(from.into(), to.into()));

@@ -226,19 +226,16 @@ fn is_staged(path: &str) -> bool {
 
 fn error_at(name: &Path, error: io::Error) -> Error {
     let path = name.to_string();
-    match error.kind() {
-        ErrorKind::NotFound | ErrorKind::NotADirectory => Error::NotFound {
-            path,
-            source: error.into(),
-        },
-        ErrorKind::AlreadyExists => Error::AlreadyExists {
-            path,
-            source: error.into(),
-        },
-        _ => Error::Generic {
+    let (kind, source) = (error.kind(), error.into());
+    if matches!(kind, ErrorKind::NotFound | ErrorKind::NotADirectory) {
+        Error::NotFound { path, source }
+    } else if kind == ErrorKind::AlreadyExists {
+        Error::AlreadyExists { path, source }
+    } else {
+        Error::Generic {
             store: "model",
-            source: error.into(),
-        },
+            source,
+        }
     }
 }
 

@@ -85,7 +85,11 @@ fn traced_create(name: &str) -> (Vec<Call>, usize) {
     while first > 0
         && match &of_thread[first - 1].1 {
             Call::Mkdir(path) | Call::Fsync(path) => leads_there(path),
-            _ => false,
+            Call::Create(_)
+            | Call::Write(..)
+            | Call::Link(..)
+            | Call::Rename(..)
+            | Call::Unlink(_) => false,
         }
     {
         first -= 1;
@@ -98,18 +102,22 @@ fn traced_create(name: &str) -> (Vec<Call>, usize) {
         .iter()
         .map(|(_, call)| call.clone())
         .collect();
-    let bytes = calls.iter().find_map(|call| match call {
-        Call::Write(_, bytes) => Some(*bytes),
-        _ => None,
+    let bytes = calls.iter().find_map(|call| {
+        let Call::Write(_, bytes) = call else {
+            return None;
+        };
+        Some(*bytes)
     });
     (calls, bytes.unwrap())
 }
 
 /// All objects that the trace created by link, in order.
 fn traced_names() -> Vec<String> {
-    let links = traced().into_iter().filter_map(|(_, call)| match call {
-        Call::Link(_, to) => Some(to),
-        _ => None,
+    let links = traced().into_iter().filter_map(|(_, call)| {
+        let Call::Link(_, to) = call else {
+            return None;
+        };
+        Some(to)
     });
     links.filter(|name| name.contains('/')).collect()
 }
@@ -229,11 +237,16 @@ async fn answer(store: &dyn ObjectStore, name: &Path, asked: &Asked) -> Result<V
             })
         }
     };
-    answer.map_err(|error| match error {
-        Error::AlreadyExists { .. } => "exists".into(),
-        Error::NotFound { .. } => "not found".into(),
-        Error::Generic { .. } => "another error".into(),
-        other => format!("{other:?}"),
+    answer.map_err(|error| {
+        if matches!(error, Error::AlreadyExists { .. }) {
+            "exists".into()
+        } else if matches!(error, Error::NotFound { .. }) {
+            "not found".into()
+        } else if matches!(error, Error::Generic { .. }) {
+            "another error".into()
+        } else {
+            format!("{error:?}")
+        }
     })
 }
 

@@ -33,6 +33,11 @@ impl Dice {
         self.0.next_u64() % end
     }
 
+    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        let place = self.below(from.len() as u64);
+        from[usize::try_from(place).unwrap()]
+    }
+
     pub(super) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }

@@ -63,6 +63,7 @@ impl Recorder {
         config.buffer_bytes_max = BUFFER_BYTES;
         config.upload_buffer_bytes_max = BUFFER_BYTES / 2;
         config.commit_bytes = BUFFER_BYTES / 4;
+        config.compaction = self.world.compaction;
         config.segment_bytes = self.world.segment_bytes;
         let (inner, disk): (_, Option<Arc<dyn DiskSync>>) = match &self.world.ground {
             Ground::Remote(objects) => (Arc::clone(objects), None),
@@ -145,6 +146,11 @@ impl Recorder {
     /// Takes the memory of a dead process away without letting it act.
     async fn reap(&self, store: Store, mut senders: JoinSet<()>) {
         self.process.turn(Life::Dead);
+        let stats = store.stats();
+        self.world.count(|tally| {
+            tally.compactions += stats.compactions;
+            tally.stalls += stats.stalls;
+        });
         // Seals that wait would wait for ever; fenced, they end at once.
         let number = JournalNumber(0);
         let shared = Arc::clone(&store.shared);
@@ -285,7 +291,7 @@ fn fate(dice: &mut Dice, on_disk: bool) -> Fate {
             Fate::Struck(1 + dice.below(steps / 4), strike)
         }
         _ => {
-            let names = [Names::Stay, Names::Lost, Names::ShutDown][dice.below(3) as usize];
+            let names = dice.pick(&[Names::Stay, Names::Lost, Names::ShutDown]);
             Fate::Struck(1 + dice.below(steps / 4), Strike::Fails(names))
         }
     }
