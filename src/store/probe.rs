@@ -33,8 +33,10 @@ pub(super) async fn prove_create_is_exclusive(
     let later = create_wins(objects, &name, b"later").await?;
     let is_listed = is_listed(objects, &name).await?;
     // The proof is done: a probe that stays costs one small object.
-    if let Err(error) = objects.store().delete(&name).await {
-        tracing::warn!(%name, %error, "the probe object stays");
+    match tokio::time::timeout(ANSWER_TIMEOUT, objects.store().delete(&name)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%name, %error, "the probe object stays"),
+        Err(_) => tracing::warn!(%name, "no answer to the removal of the probe object in time"),
     }
     let winners = usize::from(one).saturating_add(usize::from(other));
     if winners != 1 || later {

@@ -21,7 +21,7 @@ const EVENT: &str = concat!(
     r#""request":{"method":"GET","path":"/api/v1/namespaces/default/pods?limit=500","body":"","queryParameters":{"limit":["500"]}},"#,
     r#""kubernetes":{"IsResourceRequest":true,"Path":"/api/v1/namespaces/default/pods","Verb":"list","APIPrefix":"api","#,
     r#""APIGroup":"","APIVersion":"v1","Namespace":"default","Resource":"pods","Subresource":"","Name":"","Parts":["pods"],"#,
-    r#""FieldSelector":"","LabelSelector":""},"source":{"node":"laptop.tail.test","nodeID":"dev-9","nodeUserID":1,"#,
+    r#""FieldSelector":"","LabelSelector":""},"source":{"node":"laptop.tail.test","nodeID":"nLaptopCNTRL","nodeUserID":1,"#,
     r#""nodeUser":"alice@example.com"},"destination":{"node":"","nodeID":""}}"#,
     "\n"
 );

@@ -35,7 +35,7 @@ func generateCast(sizeBytes int64, seed int) []byte {
 	}
 	writeLine(sessionrecording.CastHeader{
 		Version: 2, Width: 80, Height: 24, Timestamp: 1767225600,
-		SrcNode: "laptop.tail.test", SrcNodeID: "dev-9", SrcNodeUser: "alice@example.com", SrcNodeUserID: 1,
+		SrcNode: "laptop.tail.test", SrcNodeID: "nLaptopCNTRL", SrcNodeUser: "alice@example.com", SrcNodeUserID: 1,
 		Env: map[string]string{"TERM": "xterm-256color"}, SSHUser: "alice", LocalUser: "alice", ConnectionID: "ssh-conn-20260101T000000-0123456789",
 	})
 	seconds := 0.0
