@@ -80,6 +80,7 @@ fn a_stock_client_uploads_to_the_reference_recorder() {
 
 /// An upload from one stock node to another. Their handshakes may cross, and then wireguard-go can keep a session that hears nothing: the
 /// client's probe times out and it falls back to v1. None of that is ours, so it has three tries.
+#[expect(clippy::print_stderr, reason = "what a run shows is for people")]
 fn between_stock_nodes(
     bench: &Bench,
     reference: &Reference,
@@ -90,7 +91,7 @@ fn between_stock_nodes(
         tries_left -= 1;
         match scenarios::a_stock_client_uploads(bench, reference.tailnet(), job) {
             Err(error) if tries_left > 0 && error.to_string().contains("fell back to v1") => {
-                println!(
+                eprintln!(
                     "interop: {}: the stock nodes crossed their handshakes; once more",
                     job.hostname
                 );
