@@ -30,6 +30,8 @@ const FENCED: u8 = 75;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Recordings hold what people saw: what this process makes is its user's alone, in a directory of whatever mode.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     match run(&cli) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(FAILURE),

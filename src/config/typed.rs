@@ -172,6 +172,9 @@ impl Config {
             notes: ui.then_some(note).into_iter().collect(),
             effective: Effective::new(),
         };
+        if config.commit_interval >= config.store_stall_limit {
+            return Err(values.wrong("commit_interval", "give less than store_stall_limit"));
+        }
         if config.upload_buffer_bytes_max > config.buffer_bytes_max {
             return Err(values.wrong("upload_buffer_bytes_max", "give at most buffer_bytes_max"));
         }
@@ -394,7 +397,13 @@ fn auth_key(
         .next();
     match (file, variable) {
         (None, None) => Ok((None, None)),
-        (Some(path), None) => Ok((Some(read_secret(path, values)?), Some(source))),
+        (Some(path), None) => match read_secret(path, values) {
+            // It is needed at the first start only, and then often removed; a node that has no key yet says so when it joins.
+            Err(ConfigError::File {
+                source: missing, ..
+            }) if missing.kind() == std::io::ErrorKind::NotFound => Ok((None, None)),
+            secret => Ok((Some(secret?), Some(source))),
+        },
         (Some(path), Some(_)) if matches!(source, Source::Flag(_)) => {
             Ok((Some(read_secret(path, values)?), Some(source)))
         }
