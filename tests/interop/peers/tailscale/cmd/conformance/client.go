@@ -12,6 +12,8 @@ import (
 
 	"tailscale.com/sessionrecording"
 	"tailscale.com/tailcfg"
+
+	"tailtape.dev/interop/tailscale/badrecorder"
 )
 
 // hangWindow is how long a client is watched that is expected to wait for ever. It is more than the second after which Go's
@@ -39,6 +41,31 @@ func connect(ctx context.Context, recorders ...netip.AddrPort) (session, error) 
 	dials := &dialLog{started: time.Now()}
 	w, attempts, upload, err := sessionrecording.ConnectToRecorder(ctx, recorders, dials.dial)
 	return session{w, attempts, upload, time.Since(dials.started), dials}, err
+}
+
+// start begins to serve as a recorder.
+type start func() (*badrecorder.Recorder, error)
+
+// meets connects a client to the recorder that serve starts, and returns what then says of it.
+func meets(ctx context.Context, serve start, then func(*badrecorder.Recorder, session) (string, error)) (string, error) {
+	rec, err := serve()
+	if err != nil {
+		return "", err
+	}
+	defer rec.Close()
+	s, err := connect(ctx, rec.Addr())
+	if err != nil {
+		return "", err
+	}
+	return then(rec, s)
+}
+
+// sendAll writes the whole body and ends it.
+func (s session) sendAll(body []byte) error {
+	if _, err := s.Write(body); err != nil {
+		return err
+	}
+	return s.Close()
 }
 
 // uploadEnds returns what the upload ended with, nil included.

@@ -16,22 +16,21 @@ import (
 // failoverCases are those with several recorders.
 var failoverCases = []testCase{
 	{"C09", "500 over v2", func(ctx context.Context) (string, error) {
-		failing, err := post(func(_ *badrecorder.Recorder, w http.ResponseWriter, _ *http.Request) {
+		return thirdIsUsed(ctx, post(func(_ *badrecorder.Recorder, w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusInternalServerError)
-		})
-		return thirdIsUsed(ctx, failing, err)
+		}))
 	}},
 	{"C09", "500 over v1", func(ctx context.Context) (string, error) {
-		failing, err := v1(func(_ *badrecorder.Recorder, _ *http.Request, c net.Conn) {
+		return thirdIsUsed(ctx, v1(func(_ *badrecorder.Recorder, _ *http.Request, c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 6\r\nConnection: close\r\n\r\nsorry\n")
-		})
-		return thirdIsUsed(ctx, failing, err)
+		}))
 	}},
 	{"X15", "", fourDeadAddresses},
 }
 
 // thirdIsUsed: a port that refuses, a recorder that fails, and a good one.
-func thirdIsUsed(ctx context.Context, failing *badrecorder.Recorder, err error) (string, error) {
+func thirdIsUsed(ctx context.Context, serve start) (string, error) {
+	failing, err := serve()
 	if err != nil {
 		return "", err
 	}
@@ -46,7 +45,7 @@ func thirdIsUsed(ctx context.Context, failing *badrecorder.Recorder, err error) 
 		if rec.Take(r.Body) == nil {
 			fmt.Fprintf(w, "{\"ack\":%d}\n", len(line))
 		}
-	})
+	})()
 	if err != nil {
 		return "", err
 	}

@@ -27,10 +27,15 @@ var v1Cases = []testCase{
 	{"X14", "closed", notHTTP2(func(net.Conn) {})},
 }
 
+// serveConn begins to serve connections by script.
+func serveConn(script func(*badrecorder.Recorder, net.Conn)) start {
+	return func() (*badrecorder.Recorder, error) { return badrecorder.ServeConn(script) }
+}
+
 // v1 reads one request's head and gives it to script if it is that of POST /record; others are refused as by a server that knows
 // HTTP/1.1 only.
-func v1(script func(rec *badrecorder.Recorder, r *http.Request, c net.Conn)) (*badrecorder.Recorder, error) {
-	return badrecorder.ServeConn(func(rec *badrecorder.Recorder, c net.Conn) {
+func v1(script func(rec *badrecorder.Recorder, r *http.Request, c net.Conn)) start {
+	return serveConn(func(rec *badrecorder.Recorder, c net.Conn) {
 		r, err := http.ReadRequest(bufio.NewReader(c))
 		if err != nil {
 			return
@@ -51,17 +56,20 @@ const (
 
 // goodV1 is a v1 recorder as it should be.
 func goodV1() (*badrecorder.Recorder, error) {
-	return v1(func(rec *badrecorder.Recorder, r *http.Request, c net.Conn) {
-		io.WriteString(c, continue100)
-		if rec.Take(r.Body) == nil {
-			io.WriteString(c, ok200)
-		}
-	})
+	return v1(takeAll)()
+}
+
+// takeAll asks for the body and takes it.
+func takeAll(rec *badrecorder.Recorder, r *http.Request, c net.Conn) {
+	io.WriteString(c, continue100)
+	if rec.Take(r.Body) == nil {
+		io.WriteString(c, ok200)
+	}
 }
 
 // okBeforeContinue: 200 at once; the client goes to the next recorder.
 func okBeforeContinue(ctx context.Context) (string, error) {
-	bad, err := v1(func(_ *badrecorder.Recorder, _ *http.Request, c net.Conn) { io.WriteString(c, ok200) })
+	bad, err := v1(func(_ *badrecorder.Recorder, _ *http.Request, c net.Conn) { io.WriteString(c, ok200) })()
 	if err != nil {
 		return "", err
 	}
@@ -80,30 +88,23 @@ func okBeforeContinue(ctx context.Context) (string, error) {
 
 // okBeforeTheEnd: 100, then 200 while the session still writes.
 func okBeforeTheEnd(ctx context.Context) (string, error) {
-	rec, err := v1(func(rec *badrecorder.Recorder, r *http.Request, c net.Conn) {
+	return meets(ctx, v1(func(rec *badrecorder.Recorder, r *http.Request, c net.Conn) {
 		io.WriteString(c, continue100)
 		if _, err := io.ReadFull(r.Body, make([]byte, len(line))); err != nil {
 			return
 		}
 		io.WriteString(c, ok200)
 		io.Copy(io.Discard, c) // Until the client closes.
+	}), func(rec *badrecorder.Recorder, s session) (string, error) {
+		if _, err := s.Write(line); err != nil {
+			return "", err
+		}
+		if err := s.uploadEnds(ctx); err != nil {
+			return "", fmt.Errorf("the upload ended with %w", err)
+		}
+		detail, err := s.mustRefuseWrites(ctx)
+		return "the upload ends without an error; " + detail, err
 	})
-	if err != nil {
-		return "", err
-	}
-	defer rec.Close()
-	s, err := connect(ctx, rec.Addr())
-	if err != nil {
-		return "", err
-	}
-	if _, err := s.Write(line); err != nil {
-		return "", err
-	}
-	if err := s.uploadEnds(ctx); err != nil {
-		return "", fmt.Errorf("the upload ended with %w", err)
-	}
-	detail, err := s.mustRefuseWrites(ctx)
-	return "the upload ends without an error; " + detail, err
 }
 
 // silence: a peer that accepts and reads, and says nothing.
@@ -136,36 +137,27 @@ func silence(ctx context.Context) (string, error) {
 
 // notHTTP2: a peer that answers the preface of HTTP/2 with answer and closes, and speaks v1.
 func notHTTP2(answer func(net.Conn)) func(context.Context) (string, error) {
+	script := func(rec *badrecorder.Recorder, c net.Conn) {
+		r, err := http.ReadRequest(bufio.NewReader(c))
+		if err != nil {
+			return
+		}
+		rec.Note(r)
+		if r.Method == "PRI" {
+			answer(c)
+			return
+		}
+		takeAll(rec, r, c)
+	}
 	return func(ctx context.Context) (string, error) {
-		rec, err := badrecorder.ServeConn(func(rec *badrecorder.Recorder, c net.Conn) {
-			r, err := http.ReadRequest(bufio.NewReader(c))
-			if err != nil {
-				return
+		return meets(ctx, serveConn(script), func(rec *badrecorder.Recorder, s session) (string, error) {
+			if s.took >= probeLimit {
+				return "", fmt.Errorf("fell back to v1 only after %v", s.took)
 			}
-			rec.Note(r)
-			if r.Method == "PRI" {
-				answer(c)
-				return
+			if dials := s.dials.all(); len(dials) != 2 {
+				return "", errors.New("not one dial for each protocol: " + fmt.Sprint(dials))
 			}
-			io.WriteString(c, continue100)
-			if rec.Take(r.Body) == nil {
-				io.WriteString(c, ok200)
-			}
+			return endsWell(ctx, s, rec, fmt.Sprintf("POST /record after %d ms", s.took.Milliseconds()))
 		})
-		if err != nil {
-			return "", err
-		}
-		defer rec.Close()
-		s, err := connect(ctx, rec.Addr())
-		if err != nil {
-			return "", err
-		}
-		if s.took >= probeLimit {
-			return "", fmt.Errorf("fell back to v1 only after %v", s.took)
-		}
-		if dials := s.dials.all(); len(dials) != 2 {
-			return "", errors.New("not one dial for each protocol: " + fmt.Sprint(dials))
-		}
-		return endsWell(ctx, s, rec, fmt.Sprintf("POST /record after %d ms", s.took.Milliseconds()))
 	}
 }

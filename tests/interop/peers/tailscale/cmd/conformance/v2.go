@@ -45,15 +45,17 @@ var v2Cases = []testCase{
 }
 
 // post serves HEAD /v2/record as it should be, and POST by script.
-func post(script badrecorder.Script) (*badrecorder.Recorder, error) {
-	return badrecorder.Serve(true, func(rec *badrecorder.Recorder, w http.ResponseWriter, r *http.Request) {
-		switch {
-		case r.URL.Path != "/v2/record":
-			w.WriteHeader(http.StatusNotFound)
-		case r.Method == http.MethodPost:
-			script(rec, w, r)
-		}
-	})
+func post(script badrecorder.Script) start {
+	return func() (*badrecorder.Recorder, error) {
+		return badrecorder.Serve(true, func(rec *badrecorder.Recorder, w http.ResponseWriter, r *http.Request) {
+			switch {
+			case r.URL.Path != "/v2/record":
+				w.WriteHeader(http.StatusNotFound)
+			case r.Method == http.MethodPost:
+				script(rec, w, r)
+			}
+		})
+	}
 }
 
 // begin sends the response's headers.
@@ -64,61 +66,44 @@ func begin(w http.ResponseWriter, status int) {
 
 // noAcks: the body is consumed, but nothing is ever acked.
 func noAcks(ctx context.Context) (string, error) {
-	rec, err := post(func(rec *badrecorder.Recorder, w http.ResponseWriter, r *http.Request) {
+	return meets(ctx, post(func(rec *badrecorder.Recorder, w http.ResponseWriter, r *http.Request) {
 		begin(w, http.StatusOK)
 		rec.Take(r.Body)
 		<-r.Context().Done()
+	}), func(rec *badrecorder.Recorder, s session) (string, error) {
+		sent := bytes.Repeat(line, 1<<20/len(line))
+		if err := s.sendAll(sent); err != nil {
+			return "", err
+		}
+		if err := rec.Wait(ctx, func(_ []badrecorder.Request, received []byte) bool { return len(received) == len(sent) }); err != nil {
+			return "", err
+		}
+		waited := time.Now()
+		detail, err := s.mustFailLater(ctx)
+		if err != nil {
+			return "", err
+		}
+		if _, received := rec.Seen(); !bytes.Equal(received, sent) {
+			return "", fmt.Errorf("%d bytes arrived of %d", len(received), len(sent))
+		}
+		return fmt.Sprintf("all %d bytes arrived; %.0f s later: %s", len(sent), time.Since(waited).Seconds(), detail), nil
 	})
-	if err != nil {
-		return "", err
-	}
-	defer rec.Close()
-	s, err := connect(ctx, rec.Addr())
-	if err != nil {
-		return "", err
-	}
-	sent := bytes.Repeat(line, 1<<20/len(line))
-	if _, err := s.Write(sent); err != nil {
-		return "", err
-	}
-	if err := s.Close(); err != nil {
-		return "", err
-	}
-	if err := rec.Wait(ctx, func(_ []badrecorder.Request, received []byte) bool { return len(received) == len(sent) }); err != nil {
-		return "", err
-	}
-	waited := time.Now()
-	detail, err := s.mustFailLater(ctx)
-	if err != nil {
-		return "", err
-	}
-	if _, received := rec.Seen(); !bytes.Equal(received, sent) {
-		return "", fmt.Errorf("%d bytes arrived of %d", len(received), len(sent))
-	}
-	return fmt.Sprintf("all %d bytes arrived; %.0f s later: %s", len(sent), time.Since(waited).Seconds(), detail), nil
 }
 
 // afterOneLine: the recorder takes one line, does what end does, and returns; then is asked what the client made of it.
 func afterOneLine(ctx context.Context, end func(io.Writer, *http.Request), then func(session) (string, error)) (string, error) {
-	rec, err := post(func(_ *badrecorder.Recorder, w http.ResponseWriter, r *http.Request) {
+	return meets(ctx, post(func(_ *badrecorder.Recorder, w http.ResponseWriter, r *http.Request) {
 		begin(w, http.StatusOK)
 		if _, err := io.ReadFull(r.Body, make([]byte, len(line))); err != nil {
 			return
 		}
 		end(w, r)
+	}), func(rec *badrecorder.Recorder, s session) (string, error) {
+		if _, err := s.Write(line); err != nil {
+			return "", err
+		}
+		return then(s)
 	})
-	if err != nil {
-		return "", err
-	}
-	defer rec.Close()
-	s, err := connect(ctx, rec.Addr())
-	if err != nil {
-		return "", err
-	}
-	if _, err := s.Write(line); err != nil {
-		return "", err
-	}
-	return then(s)
 }
 
 // failing: whatever end does, the upload fails and writes with it.
@@ -154,30 +139,20 @@ func lostWhileWriting(ctx context.Context) (string, error) {
 // errorAfterTheBody: all was taken, and only then the recorder says that it failed.
 func errorAfterTheBody(ctx context.Context) (string, error) {
 	const reason = "no space left on device"
-	rec, err := post(func(rec *badrecorder.Recorder, w http.ResponseWriter, r *http.Request) {
+	return meets(ctx, post(func(rec *badrecorder.Recorder, w http.ResponseWriter, r *http.Request) {
 		begin(w, http.StatusOK)
 		rec.Take(r.Body)
 		fmt.Fprintf(w, "{\"ack\":%d}\n{\"error\":%q}\n", len(line), reason)
+	}), func(rec *badrecorder.Recorder, s session) (string, error) {
+		if err := s.sendAll(line); err != nil {
+			return "", err
+		}
+		detail, err := s.mustFailLater(ctx)
+		if err == nil && !strings.Contains(detail, reason) {
+			err = fmt.Errorf("the recorder's words are missing: %s", detail)
+		}
+		return detail, err
 	})
-	if err != nil {
-		return "", err
-	}
-	defer rec.Close()
-	s, err := connect(ctx, rec.Addr())
-	if err != nil {
-		return "", err
-	}
-	if _, err := s.Write(line); err != nil {
-		return "", err
-	}
-	if err := s.Close(); err != nil {
-		return "", err
-	}
-	detail, err := s.mustFailLater(ctx)
-	if err == nil && !strings.Contains(detail, reason) {
-		err = fmt.Errorf("the recorder's words are missing: %s", detail)
-	}
-	return detail, err
 }
 
 // refusal: POST is refused with a body, or in a response that does not end.
@@ -192,7 +167,7 @@ func refusal(status int, body string, open bool) func(context.Context) (string, 
 			if open {
 				<-r.Context().Done()
 			}
-		})
+		})()
 		if err != nil {
 			return "", err
 		}
@@ -210,30 +185,23 @@ func refusal(status int, body string, open bool) func(context.Context) (string, 
 // lateHeaders: the response to POST begins late.
 func lateHeaders(ctx context.Context) (string, error) {
 	const late = 3 * time.Second
-	rec, err := post(func(rec *badrecorder.Recorder, w http.ResponseWriter, r *http.Request) {
+	return meets(ctx, post(func(rec *badrecorder.Recorder, w http.ResponseWriter, r *http.Request) {
 		time.Sleep(late)
 		begin(w, http.StatusOK)
 		rec.Take(r.Body)
+	}), func(rec *badrecorder.Recorder, s session) (string, error) {
+		if s.took < late {
+			return "", fmt.Errorf("connected after %v, before the headers came", s.took)
+		}
+		return endsWell(ctx, s, rec, fmt.Sprintf("connected after %.1f s", s.took.Seconds()))
 	})
-	if err != nil {
-		return "", err
-	}
-	defer rec.Close()
-	s, err := connect(ctx, rec.Addr())
-	if err != nil {
-		return "", err
-	}
-	if s.took < late {
-		return "", fmt.Errorf("connected after %v, before the headers came", s.took)
-	}
-	return endsWell(ctx, s, rec, fmt.Sprintf("connected after %.1f s", s.took.Seconds()))
 }
 
 // gzippedAcks: the response is compressed, each frame flushed; the session is idle for longer than the client waits for a frame.
 func gzippedAcks(ctx context.Context) (string, error) {
 	const acks, interval = 8, 4 * time.Second
 	acked := make(chan struct{})
-	rec, err := post(func(rec *badrecorder.Recorder, w http.ResponseWriter, r *http.Request) {
+	return meets(ctx, post(func(rec *badrecorder.Recorder, w http.ResponseWriter, r *http.Request) {
 		if !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 			panic(http.ErrAbortHandler)
 		}
@@ -249,33 +217,23 @@ func gzippedAcks(ctx context.Context) (string, error) {
 		}
 		close(acked)
 		rec.Take(r.Body)
+	}), func(rec *badrecorder.Recorder, s session) (string, error) {
+		idle := time.Now()
+		select {
+		case <-acked:
+		case err := <-s.upload:
+			return "", fmt.Errorf("the upload ended with %v", err)
+		}
+		if time.Since(idle) <= ackWindow {
+			return "", errors.New("the session was not idle for long enough to show anything")
+		}
+		return endsWell(ctx, s, rec, fmt.Sprintf("idle for %.0f s with %d acks", time.Since(idle).Seconds(), acks))
 	})
-	if err != nil {
-		return "", err
-	}
-	defer rec.Close()
-	s, err := connect(ctx, rec.Addr())
-	if err != nil {
-		return "", err
-	}
-	idle := time.Now()
-	select {
-	case <-acked:
-	case err := <-s.upload:
-		return "", fmt.Errorf("the upload ended with %v", err)
-	}
-	if time.Since(idle) <= ackWindow {
-		return "", errors.New("the session was not idle for long enough to show anything")
-	}
-	return endsWell(ctx, s, rec, fmt.Sprintf("idle for %.0f s with %d acks", time.Since(idle).Seconds(), acks))
 }
 
 // endsWell writes one line and ends the upload; the line must have arrived. before is what is told of the time until now.
 func endsWell(ctx context.Context, s session, rec *badrecorder.Recorder, before string) (string, error) {
-	if _, err := s.Write(line); err != nil {
-		return "", err
-	}
-	if err := s.Close(); err != nil {
+	if err := s.sendAll(line); err != nil {
 		return "", err
 	}
 	if err := s.uploadEnds(ctx); err != nil {
