@@ -34,6 +34,10 @@ interop:
 idle:
     cargo test --features idle --test idle
 
+# Hostile senders over the tunnel against `serve`, optimised, so that the endless line has 1 GiB. (The features are those of `interop`, to build once.)
+hostile:
+    cargo test --release --features interop --test spec storm:: -- --nocapture --test-threads=1
+
 # Each fuzz target for a bounded time, in seconds.
 fuzz SECONDS="20" *TARGETS:
     bash fuzz/run.sh {{ SECONDS }} {{ TARGETS }}
