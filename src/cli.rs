@@ -276,6 +276,22 @@ mod tests {
     }
 
     #[test]
+    fn a_flag_without_its_value_does_not_swallow_the_next_one() {
+        for given in [
+            ["--store", "--check"],
+            ["--udp-port", "--json"],
+            ["--config", "--check"],
+        ] {
+            let command_line = ["tailtape", "serve"].iter().chain(&given);
+            let error = Cli::try_parse_from(command_line).unwrap_err().to_string();
+            assert!(
+                error.contains(given[0]) && error.contains("value"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
     fn no_flag_takes_a_secret() {
         for flag in ["--auth-key", "--authkey", "--access-key", "--secret-key"] {
             assert!(Cli::try_parse_from(["tailtape", "serve", flag, "x"]).is_err());
