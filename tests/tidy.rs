@@ -437,3 +437,6 @@ fn code_of(text: &str) -> String {
 
 #[path = "tidy/bent.rs"]
 mod bent;
+
+#[path = "tidy/operations.rs"]
+mod operations;
