@@ -107,8 +107,7 @@ fn run(cli: &Cli) -> anyhow::Result<bool> {
             in_runtime(admin::drain(&client, *wait))
         }
         Command::Completions { shell } => {
-            let written = std::io::stdout().write_all(&shell.completions());
-            written.context("cannot write the completions to stdout")?;
+            admin::say(&String::from_utf8_lossy(&shell.completions()))?;
             Ok(true)
         }
     }

@@ -139,7 +139,10 @@ pub fn store_url(flag: Option<&str>, environment: &Environment) -> Result<StoreU
         Some((Source::Variable(name), text))
     };
     let given = flag.or_else(of_variable);
-    let (from, text) = given.ok_or(ConfigError::Missing { name: "store" })?;
+    let (from, text) = given.ok_or(ConfigError::Missing {
+        name: "store",
+        in_file: false,
+    })?;
     read_store(text, Path::new(""))
         .map_err(|remedy| ConfigError::value("store", text, from, remedy))
 }

@@ -33,6 +33,8 @@ pub enum ConfigError {
     Missing {
         /// The setting.
         name: &'static str,
+        /// Whether a settings file is read for it.
+        in_file: bool,
     },
     /// A key in the file that is no setting.
     #[error("{key} in {} is no setting", file.display())]
@@ -110,11 +112,16 @@ impl ConfigError {
     pub fn remedy(&self) -> String {
         match self {
             Self::Value { remedy, .. } => remedy.clone(),
-            Self::Missing { name } => format!(
-                "give --{}, or TAILTAPE_{} in the environment, or {name} in the settings file of serve",
-                name.replace('_', "-"),
-                name.to_uppercase()
-            ),
+            Self::Missing { name, in_file } => {
+                let flag = name.replace('_', "-");
+                let variable = name.to_uppercase();
+                match in_file {
+                    true => format!(
+                        "give --{flag}, or TAILTAPE_{variable} in the environment, or {name} in the file of --config"
+                    ),
+                    false => format!("give --{flag}, or TAILTAPE_{variable} in the environment"),
+                }
+            }
             Self::UnknownKey {
                 nearest: Some(nearest),
                 ..

@@ -290,7 +290,7 @@ fn a_mistake_in_a_flag_or_variable_is_told_by_its_name() {
     );
     assert_eq!(
         told(load_with("store = \"memory://\"", &[], &[])),
-        "control_url is not set; give --control-url, or TAILTAPE_CONTROL_URL in the environment, or control_url in the settings file of serve"
+        "control_url is not set; give --control-url, or TAILTAPE_CONTROL_URL in the environment, or control_url in the file of --config"
     );
 }
 
@@ -534,5 +534,14 @@ fn a_relative_path_in_the_file_is_beside_it_and_one_of_a_flag_in_the_working_dir
     assert!(
         config.auth_key.is_none(),
         "there is no such file in the working directory"
+    );
+}
+
+#[test]
+fn a_command_that_reads_no_file_does_not_ask_for_one() {
+    let error = store_url(None, &Environment::of(&[])).unwrap_err();
+    assert_eq!(
+        error.remedy(),
+        "give --store, or TAILTAPE_STORE in the environment"
     );
 }

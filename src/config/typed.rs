@@ -275,7 +275,10 @@ impl Values<'_> {
 
     fn required_text(&self, name: &'static str) -> Result<&str, ConfigError> {
         let text = self.optional_text(name).filter(|text| !text.is_empty());
-        text.ok_or(ConfigError::Missing { name })
+        text.ok_or(ConfigError::Missing {
+            name,
+            in_file: true,
+        })
     }
 
     fn text(&self, name: &str) -> String {

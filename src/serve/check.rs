@@ -33,18 +33,21 @@ pub async fn check(config: &Config, as_json: bool, mut out: impl Write) -> anyho
         true => format!("{}\n", settings_json(config, &findings)),
         false => settings_text(config) + &findings_text(&findings),
     };
-    let written = || "cannot write the settings to stdout";
-    out.write_all(shown.as_bytes()).with_context(written)?;
+    let written = |written: std::io::Result<()>| match written {
+        // Who closed it, as `head` does, has what they wanted.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write the settings to stdout"),
+    };
+    written(out.write_all(shown.as_bytes()))?;
     if let Some(error) = findings.into_iter().find_map(|finding| finding.told.err()) {
         return Err(error);
     }
     if !as_json {
-        writeln!(
+        written(writeln!(
             out,
             "\nok: the settings can be used, and {} is proven to keep a store",
             config.store
-        )
-        .with_context(written)?;
+        ))?;
     }
     Ok(true)
 }
