@@ -13,8 +13,8 @@ use rand_core::SeedableRng;
 use super::create::Objects;
 use super::error::StoreError;
 use super::local_disk::LocalDisk;
-use super::{Store, StoreUrl, probe};
-use crate::ids::RecorderId;
+use super::{Store, StoreUrl, probe, recovery};
+use crate::ids::{LogKey, RecorderId};
 
 /// A store that is read only. Clones share it.
 #[derive(Debug, Clone)]
@@ -75,6 +75,18 @@ impl Store {
         // An id that is none of ours would end a start too.
         probe::read_store_id(&objects).await.map(drop)
     }
+
+    /// Whether a process is at work on the store at `url` under this identity: [`Store::open`] with the same would fence it. False where nothing can
+    /// tell, as on a file system without locks.
+    pub async fn is_at_work(url: &StoreUrl, log_key: LogKey) -> bool {
+        match url {
+            StoreUrl::Memory => false,
+            StoreUrl::Local(root) => {
+                let recorder = RecorderId::from_log_key(log_key.as_bytes());
+                recovery::is_held(root.clone(), &recorder).await
+            }
+        }
+    }
 }
 
 fn files_below(root: &FsPath) -> Result<LocalFileSystem, StoreError> {
@@ -103,7 +115,6 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::ids::LogKey;
     use crate::store::StoreConfig;
     use crate::store::layout;
 

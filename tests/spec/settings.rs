@@ -224,6 +224,25 @@ async fn a_check_beside_the_recorder_names_its_process_and_disturbs_nothing() {
         shown["state"]["error"].as_str().unwrap().contains("in use"),
         "{shown}"
     );
+
+    // A copy of the state, as a careless move to another host leaves one.
+    let copy = site.path("copy");
+    fs::create_dir(&copy).unwrap();
+    for name in &before {
+        let from = site.path("state").join(name);
+        if from.is_file() && !name.starts_with('.') {
+            fs::copy(from, copy.join(name)).unwrap();
+        }
+    }
+    let (code, shown, told) = check(&site, &["--state", copy.to_str().unwrap()]).await;
+    assert_eq!(code, Some(0), "{told}");
+    assert!(
+        shown["state"]
+            .as_str()
+            .unwrap()
+            .ends_with("a start would fence it"),
+        "{shown}"
+    );
     service.signal(Signal::TERM);
     assert!(service.end().await.success(), "{}", service.log());
 
@@ -239,7 +258,7 @@ async fn a_check_beside_the_recorder_names_its_process_and_disturbs_nothing() {
         "{shown}"
     );
     assert!(
-        shown["state"].as_str().unwrap().contains("has a node key"),
+        shown["state"].as_str().unwrap().ends_with("has a node key"),
         "{shown}"
     );
     drop(other);

@@ -17,6 +17,7 @@ use rustix::fs::{Access, access};
 use crate::config::Config;
 use crate::serve::{join, log_key};
 use crate::status::{AdminSocket, Client, Found, StatusError};
+use crate::store::Store;
 
 /// One look: at what, and what it told.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
     let running = running.as_ref();
     let told = |what, told| Finding { what, told };
     vec![
-        told("state", state_told(config, state, running)),
+        told("state", state_told(config, state, running).await),
         told("socket", socket_told(config, socket, running)),
         told("tunnel", tunnel_told(config, running).await),
     ]
@@ -62,7 +63,7 @@ async fn running(config: &Config, process: Option<i32>) -> Running {
     }
 }
 
-fn state_told(
+async fn state_told(
     config: &Config,
     state: Result<Option<(KeyStore, bool)>, KeyStoreError>,
     running: Option<&Running>,
@@ -80,7 +81,7 @@ fn state_told(
             joining(config, false)
         ));
     };
-    log_key(&mut keys).with_context(context)?;
+    let log_key = log_key(&mut keys).with_context(context)?;
     let unusable = |error| anyhow::Error::from(TailnetError::Keys(error));
     keys.machine_key().map_err(unusable).with_context(context)?;
     let has_joined = keys
@@ -105,8 +106,13 @@ fn state_told(
         .and_then(|()| writable(dir))
         .map_err(unfit(dir))
         .with_context(context)?;
+    // A start would succeed, and end the other: a copied state, or one that two hosts share.
+    let fences = match Store::is_at_work(&config.store, log_key).await {
+        true => "; but another process records under its identity, and a start would fence it",
+        false => "",
+    };
     Ok(format!(
-        "{} can be used{}",
+        "{} can be used{}{fences}",
         dir.display(),
         joining(config, has_joined)
     ))
