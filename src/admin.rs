@@ -114,8 +114,16 @@ pub(crate) fn columns() -> Option<usize> {
         .then_some(size.columns.into())
 }
 
-pub(crate) fn say(text: &str) -> anyhow::Result<()> {
+/// Writes to stdout. Who closed it, as `head` does, has what they wanted.
+///
+/// # Errors
+/// It cannot be written.
+pub fn say(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.context("cannot write to stdout")
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to stdout")
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }

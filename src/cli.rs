@@ -18,7 +18,7 @@ const LOG_HELP: &str = "What to log to stderr: a level, or levels by room, as in
 
 /// The open session recorder for tailnets: durable before acknowledged.
 #[derive(Debug, Parser)]
-#[command(name = "tailtape", version, disable_help_subcommand = true)]
+#[command(name = "tailtape", version)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -145,7 +145,7 @@ pub struct LsArgs {
 #[derive(Args, Clone, Debug)]
 pub struct CatArgs {
     /// The recording's id, as `ls` shows it
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = recording_id)]
     pub id: RecordingId,
 
     /// The store: file:///absolute/path or a directory [env: TAILTAPE_STORE]
@@ -178,6 +178,12 @@ pub enum Shell {
     Zsh,
     /// fish
     Fish,
+}
+
+fn recording_id(text: &str) -> Result<RecordingId, &'static str> {
+    text.parse().map_err(
+        |_| "this is no recording's id: it has 16 letters and digits, as `tailtape ls` shows it",
+    )
 }
 
 impl Cli {
@@ -273,6 +279,47 @@ mod tests {
         assert!(args.check && args.json);
         let json_alone = Cli::try_parse_from(["tailtape", "serve", "--json"]);
         assert!(json_alone.is_err());
+    }
+
+    #[test]
+    fn a_flag_without_its_value_does_not_swallow_the_next_one() {
+        for given in [
+            ["--store", "--check"],
+            ["--udp-port", "--json"],
+            ["--config", "--check"],
+        ] {
+            let command_line = ["tailtape", "serve"].iter().chain(&given);
+            let error = Cli::try_parse_from(command_line).unwrap_err().to_string();
+            assert!(
+                error.contains(given[0]) && error.contains("value"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn help_can_be_asked_for_as_people_do() {
+        for asked in [
+            &["help"][..],
+            &["help", "serve"],
+            &["--help"],
+            &["serve", "-h"],
+        ] {
+            let command_line = ["tailtape"].iter().chain(asked);
+            let help = Cli::try_parse_from(command_line).unwrap_err();
+            assert_eq!(
+                help.kind(),
+                clap::error::ErrorKind::DisplayHelp,
+                "{asked:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_id_is_told_where_ids_are_shown() {
+        let error = Cli::try_parse_from(["tailtape", "cat", "xyz"]).unwrap_err();
+        assert!(error.to_string().contains("tailtape ls"), "{error}");
+        assert!(Cli::try_parse_from(["tailtape", "cat", "aaaqeayeaudaocaj"]).is_ok());
     }
 
     #[test]

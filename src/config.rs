@@ -15,6 +15,8 @@ mod unit;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::tell::without_secrets;
+
 pub use environment::{Environment, log_filter, socket_path, state_directory, store_url};
 pub use error::ConfigError;
 pub use layers::{Effective, Given, Source};
@@ -22,13 +24,24 @@ pub use secret::Secret;
 pub use setting::{Group, Kind, SETTINGS, Setting, Value};
 pub use typed::Config;
 
-/// What was asked for on the command line: flag values by setting name, and the file.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What was asked for on the command line: flag values by setting name, and the file. `Debug` hides what may be a secret.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Flags {
     /// Setting name to the text behind its flag.
     pub values: BTreeMap<&'static str, String>,
     /// `--config`.
     pub file: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for Flags {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown = |(name, value): (&&'static str, &String)| (*name, without_secrets(value));
+        let values: BTreeMap<&str, String> = self.values.iter().map(shown).collect();
+        f.debug_struct("Flags")
+            .field("values", &values)
+            .field("file", &self.file)
+            .finish()
+    }
 }
 
 /// Reads file and environment, lays the flags over them, and checks the whole.

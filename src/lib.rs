@@ -11,7 +11,7 @@
 //! wiring      cli · config · serve · dev · admin · archive    alone see netstack
 //! edges       ingest · capture · status                       given a stream and an identity, or a way to dial
 //! durability  catalog · store
-//! core        recording · asciicast · access · ids
+//! core        recording · asciicast · access · ids · tell
 //! ```
 
 pub mod access;
@@ -31,3 +31,4 @@ pub mod shutdown;
 pub mod status;
 pub mod store;
 pub mod telemetry;
+pub mod tell;

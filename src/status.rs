@@ -33,7 +33,7 @@ use tokio::sync::Semaphore;
 
 pub use client::Client;
 pub use report::{ControlReport, Health, NodeReport, OpenRecording, Phase, Status, StoreReport};
-pub use socket::AdminSocket;
+pub use socket::{AdminSocket, Found};
 pub(crate) use text::{printable, time_text};
 
 /// Connections at one time; each is one command.

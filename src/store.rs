@@ -78,7 +78,9 @@ impl FromStr for StoreUrl {
     type Err = StoreError;
 
     fn from_str(text: &str) -> Result<Self, StoreError> {
-        let unsupported = || StoreError::UnsupportedUrl { url: text.into() };
+        let unsupported = || StoreError::UnsupportedUrl {
+            url: crate::tell::without_secrets(text),
+        };
         let url = url::Url::parse(text).map_err(|_| unsupported())?;
         let bare = url.query().is_none() && url.fragment().is_none();
         match url.scheme() {

@@ -102,7 +102,7 @@ impl std::fmt::Debug for Log {
 
 fn parse(filter: &str) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::try_new(with_defaults(filter)).map_err(|source| TelemetryError::Filter {
-        filter: filter.to_owned(),
+        filter: crate::tell::without_secrets(filter),
         source,
     })
 }

@@ -40,6 +40,7 @@ const ROOMS: &[(&str, Layer, &[&str])] = &[
     ("screen", Layer::Core, ALL_CORE),
     ("shutdown", Layer::Core, &[]),
     ("ids", Layer::Core, &[]),
+    ("tell", Layer::Core, &[]),
 ];
 
 /// The core looks at itself freely, but at nothing above.
@@ -436,3 +437,6 @@ fn code_of(text: &str) -> String {
 
 #[path = "tidy/bent.rs"]
 mod bent;
+
+#[path = "tidy/operations.rs"]
+mod operations;

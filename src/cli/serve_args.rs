@@ -16,7 +16,7 @@ const UI: &str = "ui";
 pub struct ServeArgs {
     /// The settings that were given, and the file.
     pub flags: Flags,
-    /// Show the settings, prove the store and end.
+    /// Show the settings, prove the store, look at what else a start needs, and end.
     pub check: bool,
     /// With `check`: as JSON.
     pub json: bool,
@@ -42,7 +42,7 @@ impl Args for ServeArgs {
             )
             .arg(switch(
                 CHECK,
-                "Show the settings in force, without secrets, prove the store, and end",
+                "Show the settings in force, without secrets; prove the store; look at what else a start needs; and end",
             ))
             .arg(switch(JSON, "With --check: as one JSON object").requires(CHECK))
             .arg(
@@ -82,7 +82,18 @@ fn flag(setting: &'static Setting) -> Arg {
         .help(help)
         // A size may look like a flag to nobody, but `-1` is a value that deserves its own error.
         .allow_hyphen_values(true)
+        .value_parser(value)
         .hide_short_help(setting.group != Group::Service)
+}
+
+/// A flag whose value was forgotten would swallow the next one.
+fn value(text: &str) -> Result<String, &'static str> {
+    match text.starts_with("--") {
+        true => Err(
+            "this is a flag, and no value was given before it; a path that begins so is written ./--name",
+        ),
+        false => Ok(text.to_owned()),
+    }
 }
 
 impl FromArgMatches for ServeArgs {

@@ -7,9 +7,15 @@ use std::path::{Path, PathBuf};
 
 use super::{ConfigError, SETTINGS, Setting, Source};
 use crate::store::StoreUrl;
+use crate::tell::is_like_a_key;
 
 /// Name of the socket in the state directory.
 pub(super) const SOCKET_NAME: &str = "tailtape.sock";
+
+/// A store that begins so is a URL with a slip in it, and no directory of that name.
+const SCHEMES: [&str; 10] = [
+    "file", "memory", "s3", "s3a", "gs", "gcs", "az", "azure", "http", "https",
+];
 
 /// What is logged by commands that are not `serve`, unless it is said.
 const LOG_DEFAULT: &str = "warn";
@@ -133,22 +139,25 @@ pub fn store_url(flag: Option<&str>, environment: &Environment) -> Result<StoreU
         Some((Source::Variable(name), text))
     };
     let given = flag.or_else(of_variable);
-    let (from, text) = given.ok_or(ConfigError::Missing { name: "store" })?;
-    read_store(text).map_err(|remedy| ConfigError::Value {
-        name: "store".to_owned(),
-        value: text.to_owned(),
-        from,
-        remedy: remedy.to_owned(),
-    })
+    let (from, text) = given.ok_or(ConfigError::Missing {
+        name: "store",
+        in_file: false,
+    })?;
+    read_store(text, Path::new(""))
+        .map_err(|remedy| ConfigError::value("store", text, from, remedy))
 }
 
-/// A store is a URL, or a directory as tsrecorder takes it. The error is the remedy.
-pub(super) fn read_store(text: &str) -> Result<StoreUrl, &'static str> {
+/// A store is a URL, or a directory as tsrecorder takes it; a relative one stands in `base`. The error is the remedy.
+pub(super) fn read_store(text: &str, base: &Path) -> Result<StoreUrl, &'static str> {
     const REMEDY: &str = "give file:///absolute/path, a directory, or memory://; object stores are not in this version";
-    if text.contains("://") {
+    let scheme = text.split_once(':').map(|(scheme, _)| scheme);
+    if text.contains("://") || scheme.is_some_and(|scheme| SCHEMES.contains(&scheme)) {
         return text.parse().map_err(|_| REMEDY);
     }
-    let path = std::path::absolute(text).map_err(|_| REMEDY)?;
+    if text.is_empty() || is_like_a_key(text) {
+        return Err(REMEDY);
+    }
+    let path = std::path::absolute(base.join(text)).map_err(|_| REMEDY)?;
     Ok(StoreUrl::Local(path))
 }
 

@@ -1,12 +1,17 @@
 //! Why the settings cannot be used: always the operator's to mend, so each says how.
 //!
-//! Invariant: each names the field, the value and the remedy, and none carries a secret. Made by the rest of the room, told by `main`.
+//! Invariant: each names the field, the value and the remedy, and none carries a secret: [`ConfigError::value`] hides what may be one. Made by the rest of
+//! the room, told by `main`.
 
 use std::path::PathBuf;
 
 use thiserror::Error;
 
 use super::Source;
+use crate::tell::{is_like_a_key, without_secrets};
+
+/// What to do about an auth key where the name of its file belongs.
+const KEY_IS_NO_FILE: &str = "this looks like an auth key itself: write it into a file and name the file here. Others may have seen it: make a new key";
 
 /// See the module.
 #[derive(Debug, Error)]
@@ -28,6 +33,8 @@ pub enum ConfigError {
     Missing {
         /// The setting.
         name: &'static str,
+        /// Whether a settings file is read for it.
+        in_file: bool,
     },
     /// A key in the file that is no setting.
     #[error("{key} in {} is no setting", file.display())]
@@ -49,17 +56,20 @@ pub enum ConfigError {
         /// What is wrong with it.
         what: String,
     },
-    /// The file is not TOML.
-    #[error("{} is not a TOML file", path.display())]
+    /// The file is not TOML. What the line says is not told: it may be a secret.
+    #[error("{} is not a TOML file: line {line}, column {column}: {what}", path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// Where and why.
-        #[source]
-        source: Box<toml::de::Error>,
+        /// From 1.
+        line: usize,
+        /// From 1, in signs.
+        column: usize,
+        /// What is wrong there.
+        what: String,
     },
     /// A file of settings or secrets cannot be read.
-    #[error("cannot read {}", path.display())]
+    #[error("cannot read {}", without_secrets(&path.to_string_lossy()))]
     File {
         /// The file.
         path: PathBuf,
@@ -73,16 +83,45 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
+    /// A value that cannot be used, shown without what may be a secret in it.
+    pub(super) fn value(name: &str, value: &str, from: Source, remedy: &str) -> Self {
+        let is_key = name == "auth_key_file" && is_like_a_key(value);
+        Self::Value {
+            name: name.to_owned(),
+            value: without_secrets(value),
+            from,
+            remedy: if is_key { KEY_IS_NO_FILE } else { remedy }.to_owned(),
+        }
+    }
+
+    /// The file is not TOML: what the reader of it says, without the line that it would show.
+    pub(super) fn syntax(path: PathBuf, text: &str, error: &toml::de::Error) -> Self {
+        let at = error.span().map_or(0, |span| span.start);
+        let before = text.get(..at).unwrap_or(text);
+        let column = before.rsplit('\n').next().unwrap_or_default().chars();
+        Self::Syntax {
+            path,
+            line: before.matches('\n').count().saturating_add(1),
+            column: column.count().saturating_add(1),
+            what: without_secrets(error.message()),
+        }
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn remedy(&self) -> String {
         match self {
             Self::Value { remedy, .. } => remedy.clone(),
-            Self::Missing { name } => format!(
-                "give --{}, or TAILTAPE_{} in the environment, or {name} in the settings file of serve",
-                name.replace('_', "-"),
-                name.to_uppercase()
-            ),
+            Self::Missing { name, in_file } => {
+                let flag = name.replace('_', "-");
+                let variable = name.to_uppercase();
+                match in_file {
+                    true => format!(
+                        "give --{flag}, or TAILTAPE_{variable} in the environment, or {name} in the file of --config"
+                    ),
+                    false => format!("give --{flag}, or TAILTAPE_{variable} in the environment"),
+                }
+            }
             Self::UnknownKey {
                 nearest: Some(nearest),
                 ..
@@ -93,7 +132,7 @@ impl ConfigError {
             Self::Rule { .. } => {
                 "a rule is role = \"…\" and at least one of users, tags and nodes".into()
             }
-            Self::Syntax { .. } => "mend the line that is shown".into(),
+            Self::Syntax { .. } => "mend the line that is named".into(),
             Self::File { .. } => "name a file that this user may read".into(),
             Self::NoStateDirectory => "give --state a directory for the keys".into(),
         }

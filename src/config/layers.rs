@@ -8,8 +8,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::error::ConfigError;
-use super::{Environment, Flags, SETTINGS, Setting, Value, rules};
+use super::{Environment, Flags, Kind, SETTINGS, Setting, Value, rules};
 use crate::access::Rule;
+use crate::tell::without_secrets;
 
 /// The key of the table of access rules, which is no setting: it has neither flag nor variable.
 const RULES_KEY: &str = "access";
@@ -47,10 +48,9 @@ pub(super) fn merge(
 ) -> Result<(Effective, Vec<Rule>), ConfigError> {
     let mut table = match file {
         None => toml::Table::new(),
-        Some((path, text)) => text.parse().map_err(|source| ConfigError::Syntax {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })?,
+        Some((path, text)) => text
+            .parse()
+            .map_err(|error| ConfigError::syntax(path.to_owned(), text, &error))?,
     };
     let path = file.map(|(path, _)| path).unwrap_or(Path::new(""));
     let rules = rules::read(table.remove(RULES_KEY), path)?;
@@ -63,7 +63,7 @@ pub(super) fn merge(
                 .map(|value| of_file(setting, value, path))
                 .transpose()?,
         };
-        let default = (!setting.default.is_empty() || matches!(setting.kind, super::Kind::List))
+        let default = (!setting.default.is_empty() || matches!(setting.kind, Kind::List))
             .then(|| parsed(setting, setting.default, Source::Default));
         if let Some(given) = given.map(Ok).or(default).transpose()? {
             effective.insert(setting.name, given);
@@ -72,7 +72,7 @@ pub(super) fn merge(
     match table.keys().next() {
         None => Ok((effective, rules)),
         Some(key) => Err(ConfigError::UnknownKey {
-            key: key.clone(),
+            key: without_secrets(key),
             file: path.to_owned(),
             nearest: nearest(key),
         }),
@@ -95,45 +95,59 @@ fn of_text(
 fn parsed(setting: &Setting, text: &str, source: Source) -> Result<Given, ConfigError> {
     match setting.kind.parse(text) {
         Ok(value) => Ok(Given { value, source }),
-        Err(remedy) => Err(ConfigError::Value {
-            name: setting.name.to_owned(),
-            value: text.to_owned(),
-            from: source,
-            remedy,
-        }),
+        Err(remedy) => Err(ConfigError::value(setting.name, text, source, &remedy)),
     }
 }
 
 fn of_file(setting: &Setting, value: toml::Value, path: &Path) -> Result<Given, ConfigError> {
     let source = Source::File(path.to_owned());
-    let wrong = |value: String, source| ConfigError::Value {
-        name: setting.name.to_owned(),
-        value,
-        from: source,
-        remedy: setting.kind.remedy(),
+    let wrong = |shown: String, source| {
+        let remedy = match setting.kind {
+            Kind::Text | Kind::Choice(_) => format!("{}, in quotes", setting.kind.remedy()),
+            Kind::List | Kind::Count { .. } | Kind::Bytes { .. } | Kind::Duration { .. } => {
+                setting.kind.remedy()
+            }
+        };
+        ConfigError::value(setting.name, &shown, source, &remedy)
     };
-    match value {
-        toml::Value::String(text) if !matches!(setting.kind, super::Kind::List) => {
-            parsed(setting, &text, source)
-        }
-        toml::Value::Integer(number) => parsed(setting, &number.to_string(), source),
-        toml::Value::Array(items) if matches!(setting.kind, super::Kind::List) => {
+    match (value, setting.kind) {
+        (
+            toml::Value::String(text),
+            Kind::Text
+            | Kind::Choice(_)
+            | Kind::Count { .. }
+            | Kind::Bytes { .. }
+            | Kind::Duration { .. },
+        ) => parsed(setting, &text, source),
+        // A size or time without a unit is refused there, but for 0.
+        (
+            toml::Value::Integer(number),
+            Kind::Count { .. } | Kind::Bytes { .. } | Kind::Duration { .. },
+        ) => parsed(setting, &number.to_string(), source),
+        (toml::Value::Array(items), Kind::List) => {
             let texts: Option<Vec<String>> = items
                 .iter()
                 .map(|item| item.as_str().map(str::to_owned))
                 .collect();
-            let shown = toml::Value::Array(items).to_string();
-            let value = texts
-                .map(Value::List)
-                .ok_or_else(|| wrong(shown, source.clone()))?;
-            Ok(Given { value, source })
+            match texts {
+                Some(texts) => Ok(Given {
+                    value: Value::List(texts),
+                    source,
+                }),
+                None => Err(wrong(toml::Value::Array(items).to_string(), source)),
+            }
         }
-        other @ (toml::Value::String(_)
-        | toml::Value::Array(_)
-        | toml::Value::Float(_)
-        | toml::Value::Boolean(_)
-        | toml::Value::Datetime(_)
-        | toml::Value::Table(_)) => Err(wrong(other.to_string(), source)),
+        // A list or table may be of any size and hold anything.
+        (toml::Value::Array(_), _) => Err(wrong("a list".to_owned(), source)),
+        (toml::Value::Table(_), _) => Err(wrong("a table".to_owned(), source)),
+        (
+            other @ (toml::Value::String(_)
+            | toml::Value::Integer(_)
+            | toml::Value::Float(_)
+            | toml::Value::Boolean(_)
+            | toml::Value::Datetime(_)),
+            _,
+        ) => Err(wrong(other.to_string(), source)),
     }
 }
 

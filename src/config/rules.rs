@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::ConfigError;
 use crate::access::{Role, Rule};
+use crate::tell::without_secrets;
 
 pub(super) fn read(table: Option<toml::Value>, file: &Path) -> Result<Vec<Rule>, ConfigError> {
     let entries = match table {
@@ -19,7 +20,7 @@ pub(super) fn read(table: Option<toml::Value>, file: &Path) -> Result<Vec<Rule>,
             rule(entry).map_err(|what| ConfigError::Rule {
                 number,
                 file: file.to_owned(),
-                what,
+                what: without_secrets(&what),
             })
         })
         .collect()

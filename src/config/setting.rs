@@ -97,6 +97,11 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
+/// As many connections as ingest takes in all, which is no setting. A recording needs one, so more of them could not be there.
+const CONNECTIONS_MAX: u64 = 12_000;
+/// Each node has a share of 64 MiB, the largest event that is taken: with less in all, an event that is permitted could never be recorded.
+const EVENTS_IN_FLIGHT_BYTES_MIN: u64 = 64 * MIB;
+
 /// Every setting, in the order in which they are shown.
 pub const SETTINGS: &[Setting] = &[
     Setting {
@@ -264,7 +269,7 @@ pub const SETTINGS: &[Setting] = &[
         Group::Limits,
         Kind::Count {
             min: 1,
-            max: 65_536,
+            max: CONNECTIONS_MAX,
         },
         "10000",
         "Recordings open at once",
@@ -274,7 +279,7 @@ pub const SETTINGS: &[Setting] = &[
         Group::Limits,
         Kind::Count {
             min: 1,
-            max: 65_536,
+            max: CONNECTIONS_MAX,
         },
         "1000",
         "Recordings of one node open at once",
@@ -304,7 +309,7 @@ pub const SETTINGS: &[Setting] = &[
         Group::Limits,
         Kind::Count {
             min: 1,
-            max: 16_384,
+            max: CONNECTIONS_MAX,
         },
         "2048",
         "TCP connections of one peer",
@@ -354,7 +359,7 @@ pub const SETTINGS: &[Setting] = &[
         "events_in_flight_bytes_max",
         Group::Uploads,
         Kind::Bytes {
-            min: MIB,
+            min: EVENTS_IN_FLIGHT_BYTES_MIN,
             max: 64 * GIB,
         },
         "128MiB",

@@ -194,11 +194,11 @@ fn a_mistake_is_told_with_field_value_source_and_remedy() {
         ),
         (
             "recordings_max = 0",
-            "recordings_max = \"0\" (from tailtape.toml) cannot be used; give a number, 1 to 65536",
+            "recordings_max = \"0\" (from tailtape.toml) cannot be used; give a number, 1 to 12000",
         ),
         (
             "events = true",
-            "events = \"true\" (from tailtape.toml) cannot be used; give one of: on, off",
+            "events = \"true\" (from tailtape.toml) cannot be used; give one of: on, off, in quotes",
         ),
         (
             "upload = \"tags\"",
@@ -211,6 +211,38 @@ fn a_mistake_is_told_with_field_value_source_and_remedy() {
         (
             "upload_buffer_bytes_max = \"128MiB\"",
             "upload_buffer_bytes_max = \"128MiB\" (from tailtape.toml) cannot be used; give at most buffer_bytes_max",
+        ),
+        (
+            "recordings_max = 12001",
+            "recordings_max = \"12001\" (from tailtape.toml) cannot be used; give a number, 1 to 12000",
+        ),
+        (
+            "recordings_max = 10\nrecordings_per_node_max = 11",
+            "recordings_per_node_max = \"11\" (from tailtape.toml) cannot be used; give at most recordings_max",
+        ),
+        (
+            "commit_bytes = \"8MiB\"\nbuffer_bytes_max = \"4MiB\"",
+            "commit_bytes = \"8MiB\" (from tailtape.toml) cannot be used; give at most buffer_bytes_max",
+        ),
+        (
+            "journal_bytes_max = \"64MiB\"\nbuffer_bytes_max = \"65MiB\"",
+            "buffer_bytes_max = \"65MiB\" (from tailtape.toml) cannot be used; give at most journal_bytes_max",
+        ),
+        (
+            "events_in_flight_bytes_max = \"63MiB\"",
+            "events_in_flight_bytes_max = \"63MiB\" (from tailtape.toml) cannot be used; give a size such as 64MiB, 64MiB to 64GiB",
+        ),
+        (
+            "hostname = 5",
+            "hostname = \"5\" (from tailtape.toml) cannot be used; give a text, in quotes",
+        ),
+        (
+            "hostname = [\"a\"]",
+            "hostname = \"a list\" (from tailtape.toml) cannot be used; give a text, in quotes",
+        ),
+        (
+            "upload_tags = 5",
+            "upload_tags = \"5\" (from tailtape.toml) cannot be used; give a list of texts",
         ),
         (
             "udp_address = [\"0.0.0.0\"]",
@@ -258,18 +290,21 @@ fn a_mistake_in_a_flag_or_variable_is_told_by_its_name() {
     );
     assert_eq!(
         told(load_with("store = \"memory://\"", &[], &[])),
-        "control_url is not set; give --control-url, or TAILTAPE_CONTROL_URL in the environment, or control_url in the settings file of serve"
+        "control_url is not set; give --control-url, or TAILTAPE_CONTROL_URL in the environment, or control_url in the file of --config"
     );
 }
 
 #[test]
 fn a_file_that_is_no_toml_or_absent_is_named() {
-    let error = load_with("store = ", &[], &[]).unwrap_err();
-    let ConfigError::Syntax { path, source } = &error else {
+    let error = load_with("events = \"on\"\nstore = ", &[], &[]).unwrap_err();
+    let ConfigError::Syntax {
+        path, line, column, ..
+    } = &error
+    else {
         panic!("{error:?}");
     };
     assert!(path.ends_with("tailtape.toml"));
-    assert!(source.to_string().contains("line 1"), "{source}");
+    assert_eq!((*line, *column), (2, 9), "{error}");
     let flags = Flags {
         file: Some("/nowhere/tailtape.toml".into()),
         ..Flags::default()
@@ -383,4 +418,130 @@ fn the_document_for_operators_has_every_setting_as_the_table_has_it() {
     let (section, _) = section.split_once("### Access").unwrap();
     let settings = section.lines().filter(|line| line.starts_with("| `"));
     assert_eq!(settings.count(), SETTINGS.len(), "a row that is no setting");
+}
+
+#[test]
+fn the_largest_settings_are_within_what_ingest_the_store_and_the_tunnel_hold() {
+    let text = format!(
+        "{NEEDED}recordings_max = 12000\nrecordings_per_node_max = 12000\nconnections_per_peer_max = 12000\n"
+    );
+    let config = load_with(&text, &[], &[]).unwrap();
+    let (ingest, tcp) = (config.ingest_config(), config.tcp_config());
+    assert_eq!(ingest.connections_max, 12_000);
+    assert_eq!(ingest.recordings_max, ingest.connections_max);
+    assert_eq!(ingest.connections_per_peer_max, ingest.connections_max);
+    assert!(ingest.connections_max <= tcp.connections_max as u64);
+    let least = Setting::named("events_in_flight_bytes_max").unwrap().kind;
+    assert!(matches!(least, Kind::Bytes { min, .. } if min == ingest.event_body_bytes_max));
+    assert_eq!(
+        ingest.events_in_flight_bytes_per_node_max,
+        ingest.event_body_bytes_max
+    );
+}
+
+#[test]
+fn a_default_gives_way_to_a_smaller_whole_and_is_shown_so() {
+    let text = format!("{NEEDED}recordings_max = 5\nbuffer_bytes_max = \"1MiB\"\n");
+    let config = load_with(&text, &[], &[]).unwrap();
+    assert_eq!(config.recordings_per_node_max, 5);
+    assert_eq!(config.commit_bytes, 1 << 20);
+    assert_eq!(
+        config.effective["recordings_per_node_max"].value,
+        Value::Count(5)
+    );
+}
+
+#[test]
+fn no_secret_that_was_given_in_the_wrong_place_is_shown() {
+    const SECRET: &str = "s3cr3t";
+    let url = format!("http://op:{SECRET}@headscale:8080");
+    let key = format!("tskey-auth-{SECRET}-CNTRL");
+    let token = format!("http://headscale:8080/?token={SECRET}");
+    let bucket = format!("s3://AKIA:{SECRET}@host/bucket");
+    let typo = format!("s3:bucket?secret={SECRET}");
+    let flags: [(&str, &str); 9] = [
+        ("control_url", &url),
+        ("control_url", &token),
+        ("control_url", &key),
+        ("store", &bucket),
+        ("store", &typo),
+        ("store", &key),
+        ("auth_key_file", &key),
+        ("hostname", &key),
+        ("udp_port", &key),
+    ];
+    for (name, value) in flags {
+        let setting = Setting::named(name).unwrap();
+        let flags = Flags {
+            values: [(setting.name, value.to_owned())].into(),
+            file: None,
+        };
+        assert!(!format!("{flags:?}").contains(SECRET), "{name}");
+        let by_flag = load_with(NEEDED, &[(setting.name, value)], &[]).unwrap_err();
+        let rest = NEEDED.lines().filter(|line| !line.starts_with(name));
+        let text: Vec<String> = rest
+            .map(str::to_owned)
+            .chain([format!("{name} = {value:?}")])
+            .collect();
+        let by_file = load_with(&text.join("\n"), &[], &[]).unwrap_err();
+        for error in [by_flag, by_file] {
+            let told = format!("{error} {error:?} {}", error.remedy());
+            assert!(told.contains(name) && !told.contains(SECRET), "{told}");
+        }
+    }
+    let error = load_with(NEEDED, &[("auth_key_file", &key)], &[]).unwrap_err();
+    assert!(error.remedy().contains("looks like an auth key"), "{error}");
+
+    for line in [
+        format!("auth_key = \"{SECRET}"),
+        format!("auth_key = \"{SECRET}\" x"),
+        format!("auth_key = {SECRET}"),
+        format!("[[access]]\nrole = \"{key}\""),
+        format!("[[access]]\n{key} = 1"),
+        format!("{key} = 1"),
+    ] {
+        let error = load_with(&format!("{NEEDED}{line}\n"), &[], &[]).unwrap_err();
+        let told = format!("{error} {error:?} {}", error.remedy());
+        assert!(!told.contains(SECRET), "{told}");
+    }
+}
+
+#[test]
+fn a_relative_path_in_the_file_is_beside_it_and_one_of_a_flag_in_the_working_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tailtape.toml");
+    let text = "store = \"s\"\nstate = \"t\"\nsocket = \"u\"\nauth_key_file = \"key\"\ncontrol_url = \"http://h\"\n";
+    std::fs::write(&file, text).unwrap();
+    std::fs::write(directory.path().join("key"), "tskey-auth-x").unwrap();
+    let flags = |values: &[(&'static str, &str)]| Flags {
+        values: values
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()))
+            .collect(),
+        file: Some(file.clone()),
+    };
+    let environment = Environment::of(&home());
+    let config = load(&flags(&[]), &environment).unwrap();
+    let here = |name: &str| directory.path().join(name);
+    assert_eq!(config.store, StoreUrl::Local(here("s")));
+    assert_eq!((config.state, config.socket), (here("t"), here("u")));
+    assert_eq!(config.auth_key.unwrap().expose(), "tskey-auth-x");
+
+    let given = [("store", "s"), ("auth_key_file", "key")];
+    let config = load(&flags(&given), &environment).unwrap();
+    let working = std::env::current_dir().unwrap();
+    assert_eq!(config.store, StoreUrl::Local(working.join("s")));
+    assert!(
+        config.auth_key.is_none(),
+        "there is no such file in the working directory"
+    );
+}
+
+#[test]
+fn a_command_that_reads_no_file_does_not_ask_for_one() {
+    let error = store_url(None, &Environment::of(&[])).unwrap_err();
+    assert_eq!(
+        error.remedy(),
+        "give --store, or TAILTAPE_STORE in the environment"
+    );
 }

@@ -16,6 +16,7 @@ use crate::ids::LogKey;
 use crate::ingest::upload::UploadConfig;
 use crate::ingest::{IngestConfig, UploadPolicy};
 use crate::store::{StoreConfig, StoreUrl};
+use crate::tell::is_like_a_key;
 
 /// Variables that may hold the auth key itself, strongest first.
 const AUTH_KEY_VARIABLES: [&str; 3] = ["TAILTAPE_AUTH_KEY", "TS_AUTHKEY", "TS_AUTH_KEY"];
@@ -95,10 +96,11 @@ pub struct Config {
 
 impl Config {
     pub(super) fn new(
-        effective: Effective,
+        mut effective: Effective,
         access: Vec<Rule>,
         environment: &Environment,
     ) -> Result<Self, ConfigError> {
+        fit(&mut effective)?;
         let values = Values(&effective);
         if environment.text("TSRECORDER_BUCKET").is_some() {
             return Err(values.wrong(
@@ -127,12 +129,12 @@ impl Config {
             None => state.join(environment::SOCKET_NAME),
         };
         if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
-            return Err(ConfigError::Value {
-                name: "socket".into(),
-                value: socket.display().to_string(),
-                from: values.source("socket"),
-                remedy: format!("give --socket a path of at most {SOCKET_PATH_BYTES_MAX} bytes"),
-            });
+            return Err(ConfigError::value(
+                "socket",
+                &socket.to_string_lossy(),
+                values.source("socket"),
+                &format!("give --socket a path of at most {SOCKET_PATH_BYTES_MAX} bytes"),
+            ));
         }
         let log = values.text("log");
         if crate::telemetry::check(&log).is_err() {
@@ -174,9 +176,6 @@ impl Config {
         };
         if config.commit_interval >= config.store_stall_limit {
             return Err(values.wrong("commit_interval", "give less than store_stall_limit"));
-        }
-        if config.upload_buffer_bytes_max > config.buffer_bytes_max {
-            return Err(values.wrong("upload_buffer_bytes_max", "give at most buffer_bytes_max"));
         }
         Ok(Self {
             effective,
@@ -236,6 +235,32 @@ fn count(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
 }
 
+/// A setting, and the one that it has a part of: more of it than of the whole could not be reached. A whole stands before its own parts.
+const PARTS: [(&str, &str); 4] = [
+    ("buffer_bytes_max", "journal_bytes_max"),
+    ("upload_buffer_bytes_max", "buffer_bytes_max"),
+    ("commit_bytes", "buffer_bytes_max"),
+    ("recordings_per_node_max", "recordings_max"),
+];
+
+/// A part that is larger than its whole is a mistake if somebody asked for it; a default gives way.
+fn fit(effective: &mut Effective) -> Result<(), ConfigError> {
+    for (part, whole) in PARTS {
+        let values = Values(effective);
+        if values.count(part) <= values.count(whole) {
+            continue;
+        }
+        if values.source(part) != Source::Default {
+            return Err(values.wrong(part, &format!("give at most {whole}")));
+        }
+        let fitting = effective.get(whole).map(|given| given.value.clone());
+        if let Some((given, value)) = effective.get_mut(part).zip(fitting) {
+            given.value = value;
+        }
+    }
+    Ok(())
+}
+
 /// Typed looks at merged values. A setting with a default always has a value of its kind: `layers` saw to it, and a test asks for each.
 struct Values<'a>(&'a Effective);
 
@@ -250,7 +275,10 @@ impl Values<'_> {
 
     fn required_text(&self, name: &'static str) -> Result<&str, ConfigError> {
         let text = self.optional_text(name).filter(|text| !text.is_empty());
-        text.ok_or(ConfigError::Missing { name })
+        text.ok_or(ConfigError::Missing {
+            name,
+            in_file: true,
+        })
     }
 
     fn text(&self, name: &str) -> String {
@@ -290,22 +318,25 @@ impl Values<'_> {
         given.map_or(Source::Default, |given| given.source.clone())
     }
 
+    /// Where a relative path begins: beside the file that it stands in, else in the working directory.
+    fn base(&self, name: &str) -> &Path {
+        match self.0.get(name).map(|given| &given.source) {
+            Some(Source::File(file)) => file.parent().unwrap_or(Path::new("")),
+            Some(Source::Flag(_) | Source::Variable(_) | Source::Default) | None => Path::new(""),
+        }
+    }
+
     fn wrong(&self, name: &str, remedy: &str) -> ConfigError {
         let given = self.0.get(name);
-        ConfigError::Value {
-            name: name.to_owned(),
-            value: given
-                .map(|given| given.value.to_string())
-                .unwrap_or_default(),
-            from: self.source(name),
-            remedy: remedy.to_owned(),
-        }
+        let value = given.map(|given| given.value.to_string());
+        ConfigError::value(name, &value.unwrap_or_default(), self.source(name), remedy)
     }
 }
 
 fn store(values: &Values<'_>) -> Result<StoreUrl, ConfigError> {
     let text = values.required_text("store")?;
-    environment::read_store(text).map_err(|remedy| values.wrong("store", remedy))
+    environment::read_store(text, values.base("store"))
+        .map_err(|remedy| values.wrong("store", remedy))
 }
 
 fn control_url(values: &Values<'_>) -> Result<String, ConfigError> {
@@ -338,7 +369,9 @@ fn hostname(values: &Values<'_>) -> Result<String, ConfigError> {
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         && !text.starts_with('-')
-        && !text.ends_with('-');
+        && !text.ends_with('-')
+        // Everyone in the tailnet would see it.
+        && !is_like_a_key(text);
     if fits {
         return Ok(text.to_owned());
     }
@@ -390,7 +423,12 @@ fn auth_key(
     environment: &Environment,
 ) -> Result<(Option<Secret>, Option<Source>), ConfigError> {
     let source = values.source("auth_key_file");
-    let file = values.optional_text("auth_key_file").map(Path::new);
+    let text = values.optional_text("auth_key_file");
+    if text.is_some_and(is_like_a_key) {
+        return Err(values.wrong("auth_key_file", ""));
+    }
+    let file = text.map(|text| values.base("auth_key_file").join(text));
+    let file = file.as_deref();
     let variables = AUTH_KEY_VARIABLES.iter();
     let variable = variables
         .filter_map(|name| Some((*name, environment.text(name)?)))
@@ -435,5 +473,5 @@ fn read_secret(path: &Path, values: &Values<'_>) -> Result<Secret, ConfigError> 
 }
 
 fn absolute(name: &str, text: &str, values: &Values<'_>) -> Result<PathBuf, ConfigError> {
-    std::path::absolute(text).map_err(|_| values.wrong(name, "give a path"))
+    std::path::absolute(values.base(name).join(text)).map_err(|_| values.wrong(name, "give a path"))
 }

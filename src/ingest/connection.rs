@@ -214,7 +214,7 @@ pub(super) async fn drive<S, IO>(
             ended = connection.as_mut() => {
                 abandonment.done = true;
                 if let Err(error) = ended {
-                    tracing::debug!(error = super::session::chain(error.as_ref()), "connection ended");
+                    tracing::debug!(error = crate::tell::with_causes(error.as_ref()), "connection ended");
                 }
                 return;
             }

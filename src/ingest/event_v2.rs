@@ -12,11 +12,11 @@ use hyper::body::Incoming;
 use super::Shared;
 use super::connection::BodyEnd;
 use super::response::{Refusal, ResponseBody, accepted, refusal};
-use super::session::chain;
 use super::shares::{Exceeded, Share};
 use super::sink::RecordingSink;
 use crate::access::Identity;
 use crate::store::{Event, StoreHealth};
+use crate::tell::with_causes;
 
 /// Path of events.
 pub(super) const PATH: &str = "/v2/event";
@@ -116,7 +116,7 @@ async fn read<S: RecordingSink>(
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
             ingest.counters.refused_event_body.increase();
-            refusal(StatusCode::BAD_REQUEST, &chain(&error))
+            refusal(StatusCode::BAD_REQUEST, &with_causes(&error))
         })?;
         let Ok(bytes) = frame.into_data() else {
             continue; // Trailers mean nothing here.

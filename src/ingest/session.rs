@@ -4,7 +4,6 @@
 //! byte that arrived before a reset is appended before the recording is closed; once the answer is over, nothing of the connection is held while the
 //! store still seals. Started by [`record_v1`](super::record_v1) and [`record_v2`](super::record_v2); decisions are [`upload`](super::upload)'s.
 
-use std::error::Error;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +22,7 @@ use super::stats::Counters;
 use super::upload::{Cause, Upload, UploadEnd};
 use super::uploads::Slot;
 use crate::store::{Durable, End, StoreHealth};
+use crate::tell::with_causes;
 
 /// Timer of an upload that waits for nothing.
 const FAR_FUTURE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -170,7 +170,7 @@ impl Session {
                         }
                     },
                 },
-                Some(Some(Err(error))) => UploadEnd::Reset(chain(&error)),
+                Some(Some(Err(error))) => UploadEnd::Reset(with_causes(&error)),
                 Some(None) if self.body_end.is_whole(body) => UploadEnd::Clean,
                 Some(None) => UploadEnd::Reset(
                     "the stream ended without an error before the body did: the uploader reset it, or no longer answers"
@@ -415,15 +415,4 @@ async fn drained(drained: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>)
 /// The clock of this shell; tokio's, so that tests can hold it.
 pub(super) fn now() -> std::time::Instant {
     Instant::now().into_std()
-}
-
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -1,6 +1,9 @@
-//! `serve --check`: the settings as they would be used, without secrets, and the store proven.
+//! `serve --check`: the settings as they would be used, without secrets; the store proven; and what else a start needs, looked at.
 //!
-//! Invariant: no epoch is claimed and the tailnet is not touched, so it may run beside the recorder. Called by `main`.
+//! Invariant: no epoch is claimed and the tailnet is not touched, so it may run beside the recorder; nothing is made but the store's directory. Called by
+//! `main`.
+
+mod start;
 
 use std::io::Write;
 
@@ -9,35 +12,56 @@ use serde_json::{Value, json};
 
 use crate::config::{Config, Group, SETTINGS};
 use crate::store::Store;
+use crate::tell::{with_causes, without_secrets};
 
-/// Shows the settings on `out`, proves the store, and says so.
+use start::Finding;
+
+/// Shows the settings on `out`, then what a start would find: each of it, also behind one that is at fault.
 ///
 /// # Errors
-/// The store cannot be proven, or `out` cannot be written.
+/// The first thing that a start would fail on; or `out` cannot be written.
 pub async fn check(config: &Config, as_json: bool, mut out: impl Write) -> anyhow::Result<bool> {
     let proven = Store::prove(&config.store).await;
-    let shown = match as_json {
-        true => {
-            let proof = match &proven {
-                Ok(()) => json!("proven"),
-                Err(error) => json!({"error": error.with_causes()}),
-            };
-            format!("{}\n", settings_json(config, &proof))
-        }
-        false => settings_text(config),
+    let proven = proven.with_context(|| format!("cannot keep a store at {}", config.store));
+    let store = Finding {
+        what: "store",
+        told: proven.map(|()| "proven".to_owned()),
     };
-    let written = || "cannot write the settings to stdout";
-    out.write_all(shown.as_bytes()).with_context(written)?;
-    proven.with_context(|| format!("cannot keep a store at {}", config.store))?;
+    let mut findings = vec![store];
+    findings.extend(start::look(config).await);
+    let shown = match as_json {
+        true => format!("{}\n", settings_json(config, &findings)),
+        false => settings_text(config) + &findings_text(&findings),
+    };
+    let written = |written: std::io::Result<()>| match written {
+        // Who closed it, as `head` does, has what they wanted.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write the settings to stdout"),
+    };
+    written(out.write_all(shown.as_bytes()))?;
+    if let Some(error) = findings.into_iter().find_map(|finding| finding.told.err()) {
+        return Err(error);
+    }
     if !as_json {
-        writeln!(
+        written(writeln!(
             out,
             "\nok: the settings can be used, and {} is proven to keep a store",
             config.store
-        )
-        .with_context(written)?;
+        ))?;
     }
     Ok(true)
+}
+
+fn findings_text(findings: &[Finding]) -> String {
+    let line = |finding: &Finding| match &finding.told {
+        Ok(told) => format!("  {:6}  {told}\n", finding.what),
+        Err(error) => {
+            let causes = with_causes(error.as_ref());
+            format!("  {:6}  FAILED: {causes}\n", finding.what)
+        }
+    };
+    let lines: Vec<String> = findings.iter().map(line).collect();
+    format!("\nA start would find\n{}", lines.concat())
 }
 
 /// Each setting with its value and where that came from; those that follow from others as they are.
@@ -53,6 +77,7 @@ fn rows(config: &Config) -> Vec<(Group, &'static str, String, String)> {
         let value = derived(setting.name).or_else(|| given.map(|given| given.value.to_string()));
         let source = given.map_or("default".to_owned(), |given| given.source.to_string());
         let value = value.filter(|value| !value.is_empty());
+        let value = value.map(|value| without_secrets(&value));
         let value = value.unwrap_or_else(|| "-".to_owned());
         (setting.group, setting.name, value, source)
     };
@@ -101,7 +126,7 @@ fn settings_text(config: &Config) -> String {
     text
 }
 
-fn settings_json(config: &Config, proof: &Value) -> Value {
+fn settings_json(config: &Config, findings: &[Finding]) -> Value {
     let settings: serde_json::Map<String, Value> = rows(config)
         .into_iter()
         .map(|(_, name, value, source)| (name.to_owned(), json!({"value": value, "from": source})))
@@ -111,11 +136,20 @@ fn settings_json(config: &Config, proof: &Value) -> Value {
             "role": rule.role.name(), "users": rule.users, "tags": rule.tags, "nodes": rule.nodes,
         })
     });
-    json!({
+    let mut shown = json!({
         "settings": settings,
         "auth_key": auth_key(config),
         "access": rules.collect::<Vec<_>>(),
         "notes": config.notes,
-        "store": proof,
-    })
+    });
+    if let Some(shown) = shown.as_object_mut() {
+        shown.extend(findings.iter().map(|finding| {
+            let told = match &finding.told {
+                Ok(told) => json!(told),
+                Err(error) => json!({"error": with_causes(error.as_ref())}),
+            };
+            (finding.what.to_owned(), told)
+        }));
+    }
+    shown
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: settings that cannot be used change nothing at all. Called by the run of `serve`.
 
-use crate::config::{Config, ConfigError, Effective, Environment, Flags, SETTINGS, load};
+use crate::config::{Config, ConfigError, Effective, Environment, Flags, SETTINGS, Source, load};
 
 /// Settings that a reload changes, besides the access rules.
 const RELOADED: [&str; 1] = ["log"];
@@ -30,11 +30,17 @@ pub(super) fn reload(
 
 fn waiting(running: &Effective, new: &Effective) -> Vec<&'static str> {
     let value = |of: &Effective, name: &str| of.get(name).map(|given| given.value.clone());
+    let is_given = |of: &Effective, name: &str| {
+        let source = of.get(name).map(|given| &given.source);
+        source.is_some_and(|source| *source != Source::Default)
+    };
     SETTINGS
         .iter()
         .map(|setting| setting.name)
         .filter(|name| !RELOADED.contains(name))
         .filter(|name| value(running, name) != value(new, name))
+        // A default that follows from another setting changes with that one, which is named.
+        .filter(|name| is_given(running, name) || is_given(new, name))
         .collect()
 }
 

@@ -28,6 +28,7 @@ use crate::config::{Config, Effective, Environment, Flags};
 use crate::status::{self, AdminSocket, Phase};
 use crate::store::{Store, StoreUrl};
 use crate::telemetry::Log;
+use crate::tell;
 
 /// How long seals may take once the last upload has ended.
 const SEALS_MAX: Duration = Duration::from_secs(30);
@@ -230,7 +231,7 @@ impl Running {
         match reload(start.flags, start.environment, &self.effective) {
             Err(error) => {
                 let to_do = error.remedy();
-                let error = error_chain(&error);
+                let error = tell::with_causes(&error);
                 tracing::error!(error, to_do, "settings not reloaded; the old ones stay");
             }
             Ok(reloaded) => {
@@ -284,17 +285,6 @@ async fn drained(draining: &mut Option<JoinHandle<bool>>) -> bool {
             in_time
         }
     }
-}
-
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(cause.to_string().trim_end());
-        source = cause.source();
-    }
-    text
 }
 
 struct AbortOnDrop(JoinHandle<()>);

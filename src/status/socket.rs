@@ -44,6 +44,28 @@ impl AdminSocket {
         })
     }
 
+    /// Looks at what stands at `path` and leaves it there. Needs a runtime.
+    ///
+    /// # Errors
+    /// [`StatusError::NoSocket`], [`StatusError::System`].
+    pub fn look(path: &Path) -> Result<Found, StatusError> {
+        match fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+            Err(error) => return Err(failed("look at", path)(error)),
+            Ok(file) if !file.file_type().is_socket() => {
+                return Err(StatusError::NoSocket {
+                    path: path.to_owned(),
+                });
+            }
+            Ok(_) => {}
+        }
+        match std::os::unix::net::UnixStream::connect(path) {
+            Ok(stream) => Ok(Found::Served(process_of(stream).unwrap_or(None))),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Found::Stale),
+            Err(error) => Err(failed("connect to", path)(error)),
+        }
+    }
+
     pub(super) async fn accept(&self) -> io::Result<UnixStream> {
         self.listener.accept().await.map(|(stream, _)| stream)
     }
@@ -59,31 +81,38 @@ impl Drop for AdminSocket {
     }
 }
 
+/// What stands at a socket's path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing.
+    Nothing,
+    /// A socket that nobody serves: a dead recorder left it.
+    Stale,
+    /// A socket that somebody serves, with the process id where the system tells it.
+    Served(Option<i32>),
+}
+
 /// Removes what a dead recorder left; a connection tells dead from alive.
 fn remove_stale(path: &Path) -> Result<(), StatusError> {
-    let path_of = || path.to_owned();
-    let failed = |step| {
-        move |source| StatusError::System {
-            step,
-            path: path_of(),
-            source,
-        }
-    };
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed("look at")(error)),
-        Ok(file) if !file.file_type().is_socket() => {
-            return Err(StatusError::NoSocket { path: path_of() });
-        }
-        Ok(_) => {}
+    match AdminSocket::look(path)? {
+        Found::Nothing => Ok(()),
+        Found::Stale => fs::remove_file(path).map_err(failed("remove the stale socket", path)),
+        Found::Served(_) => Err(StatusError::InUse {
+            path: path.to_owned(),
+        }),
     }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => Err(StatusError::InUse { path: path_of() }),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(failed("remove the stale socket"))
-        }
-        Err(error) => Err(failed("connect to")(error)),
-    }
+}
+
+fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StatusError {
+    let path = path.to_owned();
+    move |source| StatusError::System { step, path, source }
+}
+
+fn process_of(stream: std::os::unix::net::UnixStream) -> io::Result<Option<i32>> {
+    stream.set_nonblocking(true)?;
+    let process = UnixStream::from_std(stream)?.peer_cred()?.pid();
+    // A process of another pid namespace has no number here.
+    Ok(process.filter(|process| *process > 0))
 }
 
 fn listen(path: &Path) -> io::Result<(UnixListener, u64)> {

@@ -13,8 +13,8 @@ use rand_core::SeedableRng;
 use super::create::Objects;
 use super::error::StoreError;
 use super::local_disk::LocalDisk;
-use super::{Store, StoreUrl, layout, probe};
-use crate::ids::RecorderId;
+use super::{Store, StoreUrl, probe, recovery};
+use crate::ids::{LogKey, RecorderId};
 
 /// A store that is read only. Clones share it.
 #[derive(Debug, Clone)]
@@ -26,7 +26,8 @@ impl StoreReader {
     /// Opens what a recorder has made; makes nothing.
     ///
     /// # Errors
-    /// [`StoreError::NoStore`] when no recorder ever opened a store there, or it is `memory://`; [`StoreError::Object`].
+    /// [`StoreError::NoStore`] when no recorder ever opened a store there, or it is `memory://`; [`StoreError::Object`]; [`StoreError::ForeignObject`]
+    /// when its id is none.
     pub async fn open(url: &StoreUrl) -> Result<Self, StoreError> {
         let no_store = || StoreError::NoStore {
             url: url.to_string(),
@@ -41,7 +42,7 @@ impl StoreReader {
         let reader = Self {
             objects: Objects::new(Arc::new(files), None),
         };
-        let id = reader.objects.read(&layout::store_id()).await?;
+        let id = probe::read_store_id(&reader.objects).await?;
         id.map(|_| reader).ok_or_else(no_store)
     }
 }
@@ -70,7 +71,21 @@ impl Store {
         let nobody = RecorderId::from_log_key(b"nobody");
         let disk = LocalDisk::prepare(root.clone(), nobody).await?;
         let objects = Objects::new(disk.objects(), Some(Arc::new(disk)));
-        probe::prove_create_is_exclusive(&objects, &mut rng).await
+        probe::prove_create_is_exclusive(&objects, &mut rng).await?;
+        // An id that is none of ours would end a start too.
+        probe::read_store_id(&objects).await.map(drop)
+    }
+
+    /// Whether a process is at work on the store at `url` under this identity: [`Store::open`] with the same would fence it. False where nothing can
+    /// tell, as on a file system without locks.
+    pub async fn is_at_work(url: &StoreUrl, log_key: LogKey) -> bool {
+        match url {
+            StoreUrl::Memory => false,
+            StoreUrl::Local(root) => {
+                let recorder = RecorderId::from_log_key(log_key.as_bytes());
+                recovery::is_held(root.clone(), &recorder).await
+            }
+        }
     }
 }
 
@@ -100,8 +115,8 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::ids::LogKey;
     use crate::store::StoreConfig;
+    use crate::store::layout;
 
     fn names_below(root: &FsPath) -> Vec<String> {
         let entries = fs::read_dir(root).unwrap();

@@ -15,6 +15,7 @@ use crate::recording::compression::CompressionError;
 use crate::recording::frame::FrameError;
 use crate::recording::journal_object::ObjectError;
 use crate::recording::manifest::ManifestError;
+use crate::tell;
 
 /// Why the store did not do what was asked.
 #[derive(Debug, Error)]
@@ -335,21 +336,61 @@ impl StoreError {
         None
     }
 
+    /// What an operator can do about it.
+    #[must_use]
+    pub fn to_do(&self) -> &'static str {
+        match self {
+            Self::UnsupportedUrl { .. } => "give file:///absolute/path, a directory, or memory://",
+            Self::DrawRandomness(_) => "see why the kernel gives no randomness",
+            Self::UnfitFileSystem { .. } | Self::Object { .. } | Self::DiskFree { .. } => {
+                "look at its room and its permissions, or give another directory with --store (for dev: --data)"
+            }
+            Self::CreateIsNotExclusive { .. } | Self::ListIsStale { .. } => {
+                "use another backend: this one would lose recordings"
+            }
+            Self::Unanswered { .. } | Self::Stalled { .. } | Self::CloseTimedOut => {
+                "see why the backend does not answer: its load, its network, its mount. What was acked is safe"
+            }
+            Self::SyncFailed { .. } => "suspect the disk: look at the kernel's log",
+            Self::Fenced { .. } => {
+                "another recorder took over; start again to record under a new epoch"
+            }
+            Self::ForeignObject { .. }
+            | Self::Journal { .. }
+            | Self::ReadBack { .. }
+            | Self::Mismatch { .. }
+            | Self::Manifest { .. }
+            | Self::BlockMismatch { .. }
+            | Self::EventLine(_) => {
+                "what is stored was changed or is damaged: restore it from a copy, or use the version that wrote it"
+            }
+            Self::NotFound { .. } => {
+                "look for its id with `tailtape ls`; a recording is listed once it has ended"
+            }
+            Self::NoStore { .. } => "give --store the URL or directory that the recorder has",
+            Self::TooManyRecordings { .. } => "raise recordings_max, or start another recorder",
+            Self::DiskNearlyFull { .. } => "free some room or lower disk_free_min",
+            Self::JournalFull { .. } => {
+                "end long recordings, see why seals fail, or raise journal_bytes_max"
+            }
+            Self::RecordingFailed { source, .. } | Self::EventNotStored { source } => {
+                source.to_do()
+            }
+            Self::OpeningTooLarge { .. }
+            | Self::NoteTooLarge { .. }
+            | Self::EventTooLarge { .. }
+            | Self::Json { .. }
+            | Self::Compress(_) => "report it, with the log: tailtape did not expect this",
+            Self::TaskLost | Self::Closed => {
+                "look at the recorder's log for why its store had ended"
+            }
+        }
+    }
+
     /// The error and its causes on one line: for a log, which shows an error's own words alone.
     #[must_use]
     pub fn with_causes(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = self.source();
-        while let Some(cause) = source {
-            let words = cause.to_string();
-            // Some libraries end with the words of their source.
-            if !text.ends_with(&words) {
-                text.push_str(": ");
-                text.push_str(&words);
-            }
-            source = cause.source();
-        }
-        text
+        tell::with_causes(self)
     }
 }
 

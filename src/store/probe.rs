@@ -132,7 +132,18 @@ pub(super) async fn read_or_make_store_id(
             }
         },
     };
-    let text = std::str::from_utf8(&present)
+    store_id(&name, &present)
+}
+
+/// The id that stands in the store, as a start would find it; none where no recorder ever opened it.
+pub(super) async fn read_store_id(objects: &Objects) -> Result<Option<StoreId>, StoreError> {
+    let name = layout::store_id();
+    let present = objects.read(&name).await?;
+    present.map(|bytes| store_id(&name, &bytes)).transpose()
+}
+
+fn store_id(name: &Path, bytes: &[u8]) -> Result<StoreId, StoreError> {
+    let text = std::str::from_utf8(bytes)
         .ok()
         .and_then(|text| text.strip_suffix('\n'));
     let id = text.and_then(|text| text.parse().ok());

@@ -26,7 +26,7 @@ use epoch::Reading;
 pub(super) use epoch::close_spent;
 use epochs::Listed;
 pub(super) use fencing::fence_object;
-pub(super) use lock::{RecorderLock, hold_lock};
+pub(super) use lock::{RecorderLock, hold_lock, is_held};
 use tail::Tail;
 
 /// How long one number of a foreign epoch must stand before its recorder is held for dead (store rule 11): three beats of

@@ -18,6 +18,7 @@ mod old_uploader;
 mod process;
 mod serve;
 mod service;
+mod settings;
 mod stock_clients;
 mod storm;
 mod tailnet;

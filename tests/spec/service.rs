@@ -187,6 +187,10 @@ impl Service {
         kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
     }
 
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
     pub(crate) fn sockets(&self) -> Sockets {
         sockets_of(self.child.id().unwrap())
     }

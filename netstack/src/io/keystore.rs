@@ -143,6 +143,35 @@ impl KeyStore {
         })
     }
 
+    /// What [`KeyStore::open`] would find at `path`, `None` where it would make the directory. Nothing is made, changed or kept locked: the values are
+    /// a copy in memory, and whether another process uses the directory is told beside them.
+    ///
+    /// # Errors
+    /// [`KeyStoreError::File`], [`KeyStoreError::Full`].
+    pub fn look(path: impl AsRef<Path>) -> Result<Option<(Self, bool)>, KeyStoreError> {
+        let path = path.as_ref();
+        match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed("looking at", path)(error)),
+            Ok(_) => {}
+        }
+        let values = read_all(path)?;
+        let lock_path = path.join(LOCK_FILE);
+        let in_use = match OpenOptions::new().write(true).open(&lock_path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(failed("opening", &lock_path)(error)),
+            // Let go of at once; a process that starts in this very moment would find it held.
+            Ok(lock) => match lock.try_lock() {
+                Ok(()) => false,
+                Err(fs::TryLockError::WouldBlock) => true,
+                Err(fs::TryLockError::Error(source)) => {
+                    return Err(failed("locking", &lock_path)(source));
+                }
+            },
+        };
+        Ok(Some((Self { values, dir: None }, in_use)))
+    }
+
     /// A store that forgets: for ephemeral nodes and tests.
     pub fn ephemeral() -> Self {
         Self {
@@ -367,6 +396,28 @@ mod tests {
         ));
         drop(store);
         assert!(KeyStore::open(root.path()).is_ok());
+    }
+
+    #[test]
+    fn a_look_tells_what_is_there_and_leaves_it_as_it_is() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("state");
+        assert!(KeyStore::look(&path).unwrap().is_none());
+        assert!(!path.exists());
+        fs::create_dir(&path).unwrap();
+        let (mut seen, in_use) = KeyStore::look(&path).unwrap().unwrap();
+        assert!(!in_use && seen.machine_key().is_ok());
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+
+        let mut store = KeyStore::open(&path).unwrap();
+        store.put("x", b"1").unwrap();
+        let (seen, in_use) = KeyStore::look(&path).unwrap().unwrap();
+        assert!(in_use);
+        assert_eq!(seen.get("x"), Some(b"1".as_slice()));
+        drop(store);
+        let (_, in_use) = KeyStore::look(&path).unwrap().unwrap();
+        assert!(!in_use);
+        assert!(KeyStore::open(&path).is_ok(), "the look holds no lock");
     }
 
     #[test]

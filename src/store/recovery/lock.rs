@@ -41,6 +41,13 @@ pub(super) async fn try_lock(shared: &Shared, recorder: &RecorderId) -> Tried {
     tried.await.unwrap_or(Tried::CannotTell)
 }
 
+/// Whether another process holds the lock of `recorder` in the store below `root`. Makes nothing, and lets go of the lock at once.
+pub(in crate::store) async fn is_held(root: PathBuf, recorder: &RecorderId) -> bool {
+    let directory = root.join(layout::journal_of(recorder).as_ref());
+    let tried = tokio::task::spawn_blocking(move || try_directory(directory, false));
+    matches!(tried.await, Ok(Tried::Held))
+}
+
 /// Takes our own lock, and holds it for the life of the store. While a predecessor with our key still has it, it is tried for in
 /// the background: that one ends as soon as it finds its fence. Others decide by time until then.
 pub(in crate::store) async fn hold_lock(shared: &Arc<Shared>) {
