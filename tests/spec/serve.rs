@@ -346,7 +346,7 @@ async fn while_control_cannot_be_found_it_says_so_reloads_drains_and_ends() {
 }
 
 #[tokio::test]
-async fn without_control_a_signal_ends_it_and_with_control_back_it_records() {
+async fn without_control_a_signal_ends_it_and_the_next_start_records() {
     let site = Site::new("").await;
     let nowhere = format!("http://{}.invalid", "x".repeat(64));
     let settings = site.path("tailtape.toml");
