@@ -32,7 +32,9 @@ use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 
 pub use client::Client;
-pub use report::{ControlReport, Health, NodeReport, OpenRecording, Phase, Status, StoreReport};
+pub use report::{
+    ControlReport, Health, NetworkReport, NodeReport, OpenRecording, Phase, Status, StoreReport,
+};
 pub use socket::{AdminSocket, Found};
 pub(crate) use text::{printable, time_text};
 

@@ -9,6 +9,7 @@ mod driver;
 pub mod keystore;
 mod outgoing;
 mod stream;
+mod told;
 mod udp;
 mod wakers;
 
@@ -32,6 +33,7 @@ use driver::{Driver, Shared};
 pub use driver::{Progress, Trouble};
 use keystore::{KeyStore, KeyStoreError};
 pub use stream::{TcpListener, TcpStream};
+use told::Told;
 use udp::Udp;
 
 /// Longest wait for a connection to be established: as long as the recorder clients' own (5 s) and
@@ -195,6 +197,7 @@ impl Tailnet {
                 url: config.control_url.into(),
             },
             progress: sender,
+            told: Told::default(),
             closing: closing.clone(),
             shutdown: shutdown.clone(),
         };

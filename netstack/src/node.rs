@@ -11,6 +11,7 @@
 
 mod held;
 mod inner;
+mod named;
 mod owed;
 mod plane;
 mod status;
@@ -35,6 +36,7 @@ use crate::tcpip::{ConnId, ConnectError, TcpConfig, TcpEvent, TcpIp};
 use crate::wireguard::Received;
 
 use inner::Inner;
+pub use named::{Named, NamedStats};
 use plane::Plane;
 pub use status::{DropCounts, NodeStats, NodeStatus, PeerStatus};
 pub use transmit::{Transmit, TransmitBatch};

@@ -10,8 +10,12 @@ use anyhow::Context;
 use netstack::control::AuthKey;
 use netstack::io::TailnetConfig;
 use netstack::io::keystore::KeyStore;
+use netstack::tcpip::TcpConfig;
 
 use crate::config::Config;
+
+/// Connections of one address beyond those that ingest serves: half open (256), waiting to be accepted (512), and closing after a refusal.
+const UNSERVED_PER_PEER_MAX: usize = 1_024;
 
 /// What joining needs, once the tunnel's addresses are known.
 pub(super) fn tailnet_config(
@@ -33,7 +37,18 @@ pub(super) fn tailnet_config(
             .map(|address| SocketAddr::new(*address, config.udp_port))
             .collect(),
         udp_offload: true,
-        tcp: config.tcp_config(),
+        tcp: tcp_config(config),
+    }
+}
+
+/// The tunnel's TCP takes more connections of one address than ingest serves of one node: so the refusal that has a name, a log line and a counter comes first.
+fn tcp_config(config: &Config) -> TcpConfig {
+    let tcp = config.tcp_config();
+    TcpConfig {
+        connections_per_peer_max: tcp
+            .connections_per_peer_max
+            .saturating_add(UNSERVED_PER_PEER_MAX),
+        ..tcp
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use netstack::io::Tailnet;
+use netstack::node::{Named, NamedStats, NodeStats};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -16,7 +17,8 @@ use crate::access::Policy;
 use crate::config::{Config, Group, SETTINGS};
 use crate::ingest::{Ingest, IngestStats, UploadStatus};
 use crate::status::{
-    Admin, ControlReport, Health, NodeReport, OpenRecording, Phase, Status, StoreReport,
+    Admin, ControlReport, Health, NetworkReport, NodeReport, OpenRecording, Phase, Status,
+    StoreReport,
 };
 use crate::store::{RecoveryState, Store, StoreHealth, StoreStats};
 
@@ -134,6 +136,11 @@ impl Live {
         }
     }
 
+    fn network(&self) -> NetworkReport {
+        let stats = self.tailnet.get().map(Tailnet::stats);
+        network_report(&stats.unwrap_or_default())
+    }
+
     fn store(&self) -> StoreReport {
         let stats = self.store.get().map(Store::stats).unwrap_or_default();
         let halted = self.store.get().and_then(Store::halted);
@@ -154,13 +161,16 @@ impl Admin for Live {
         let uploads = ingest.map(Ingest::uploads).unwrap_or_default();
         let recordings_open = count(uploads.len());
         let stats = ingest.map(Ingest::stats).unwrap_or_default();
+        // Before the node: whoever reads "joined" finds its addresses beside it.
+        let control = self.control();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             phase: *self.phase.borrow(),
             started_at: self.started_at,
             uptime_seconds: self.started.elapsed().as_secs(),
             node: self.node(),
-            control: self.control(),
+            control,
+            network: self.network(),
             recordings: oldest(uploads),
             recordings_open,
             ingest: ingest_counters(stats),
@@ -229,6 +239,15 @@ fn oldest(mut uploads: Vec<UploadStatus>) -> Vec<OpenRecording> {
         ended: upload.ended,
     });
     shown.collect()
+}
+
+fn network_report(stats: &NodeStats) -> NetworkReport {
+    let NamedStats { dropped, counted } = stats.by_name();
+    let owned = |(name, value): Named| (name.to_owned(), value);
+    NetworkReport {
+        dropped: dropped.into_iter().map(owned).collect(),
+        counted: counted.into_iter().map(owned).collect(),
+    }
 }
 
 fn ingest_counters(stats: IngestStats) -> BTreeMap<String, u64> {
@@ -300,4 +319,26 @@ fn count(number: usize) -> u64 {
 /// Held for a copy only, so a panic elsewhere leaves the value whole.
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_for_operators_has_every_counter_of_the_network_and_no_other() {
+        let document = include_str!("../../docs/operations.md");
+        let (_, section) = document.split_once("## Counters of the network").unwrap();
+        let (section, _) = section.split_once("\n## ").unwrap();
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+        let mut written: Vec<&str> = rows
+            .filter_map(|row| Some(row.split_once('`')?.0))
+            .collect();
+        written.sort_unstable();
+        let report = network_report(&NodeStats::default());
+        let mut counted: Vec<&String> =
+            report.dropped.keys().chain(report.counted.keys()).collect();
+        counted.sort_unstable();
+        assert_eq!(written, counted);
+    }
 }

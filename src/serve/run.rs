@@ -1,19 +1,22 @@
 //! `tailtape serve`, from its first line to its last.
 //!
 //! ```text
-//! state locked ──► socket ──► store open ──► node joining, port 80 open ──► runs
+//! state locked ──► socket ──► store open ──► control found ──► node joining, port 80 open ──► runs
+//! control not found ──drain or SIGTERM──► drained
 //! runs ──drain or SIGTERM──► draining: 503, running uploads go on ──► drained ──SIGTERM──► store closed ──► node gone
 //! runs ──fenced──► uploads told ──► exit 75
 //! ```
 //!
-//! Invariants: the store closes after the last upload and before the state's lock goes, so two recorders never share an identity; nothing listens on a host
-//! interface but the Unix socket. Called by `main`.
+//! Invariants: once the store is open one loop hears signals, the drain and the store, whatever else is waited for; the store closes after the last upload and
+//! before the state's lock goes, so two recorders never share an identity; nothing listens on a host interface but the Unix socket. Called by `main`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use netstack::io::keystore::KeyStore;
 use netstack::io::{Progress, Tailnet, Trouble};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::live::Live;
 use super::reload::reload;
 use super::{Recorder, join, log_key};
-use crate::config::{Config, Effective, Environment, Flags};
+use crate::config::{Config, Environment, Flags};
 use crate::status::{self, AdminSocket, Phase};
 use crate::store::{Store, StoreUrl};
 use crate::telemetry::Log;
@@ -38,6 +41,8 @@ const FENCED_MAX: Duration = Duration::from_secs(3);
 const FENCE_INTERVAL: Duration = Duration::from_millis(500);
 /// The pause before control's name is looked up again.
 const LOOKUP_PAUSE: Duration = Duration::from_secs(5);
+/// What to do meanwhile.
+const NOT_FOUND_REMEDY: &str = "see that control_url is right and that this host can resolve and reach it; it is tried again every 5 s";
 
 /// What `serve` was started with.
 #[derive(Debug)]
@@ -98,47 +103,36 @@ async fn with_store(
     hangups: Signal,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<bool> {
-    let finding = addresses(&start.config, live);
-    let Some(addresses) = shutdown.run_until_cancelled(finding).await else {
-        return close(store).await;
-    };
-    let joining = join::tailnet_config(&start.config, keys, &addresses);
-    let tailnet = Tailnet::start(joining).context("cannot start the node of the tailnet")?;
-    live.set_tailnet(&tailnet);
-    let ingest = super::ingest(&tailnet, store.clone(), start.config.ingest_config());
-    let recorder = Recorder::serve(&tailnet, &ingest)?;
-    live.set_ingest(&ingest);
     live.set_phase(Phase::Running);
-    tracing::info!(tunnel = ?tailnet.endpoints(), store = %start.config.store, "recorder started");
-
-    let running = Running {
+    let mut running = Running {
+        start,
         live: Arc::clone(live),
         store: store.clone(),
-        progress: tailnet.watch(),
-        seen: Progress::default(),
         hangups,
-        recorder: Some(recorder),
-        draining: None,
-        drain_limit: start.config.drain_limit,
-        effective: start.config.effective.clone(),
+        keys: Some(keys),
+        node: None,
+        stage: Stage::Finding(addresses(&start.config, live).boxed()),
+        stopping: false,
     };
-    let ended = running.until_over(start, shutdown).await;
-    // The lock on the state goes with the node, so the store is closed first.
-    let closed = close(store).await;
-    tailnet.close().await;
-    let closed = closed?;
+    let ended = running.until_over(shutdown).await;
+    // The lock on the state goes with the keys, or with the node that has them, so the store is closed first.
+    let closed = store.close().await.context("cannot close the store");
+    if let Some(node) = running.node {
+        node.tailnet.close().await;
+    }
+    closed?;
     ended?;
     tracing::info!("recorder stopped");
-    Ok(closed)
-}
-
-async fn close(store: &Store) -> anyhow::Result<bool> {
-    store.close().await.context("cannot close the store")?;
     Ok(true)
 }
 
 /// Waits until control can be found: a recorder that starts before the network is patient.
 async fn addresses(config: &Config, live: &Live) -> Vec<IpAddr> {
+    let mut told = None;
+    live.set_trouble(Some(format!(
+        "looking for the way to {}",
+        config.control_url
+    )));
     loop {
         match join::tunnel_addresses(config).await {
             Ok(addresses) => {
@@ -147,88 +141,162 @@ async fn addresses(config: &Config, live: &Live) -> Vec<IpAddr> {
             }
             Err(error) => {
                 let error = format!("{error:#}");
-                tracing::warn!(error, "not joined yet; it will be tried again");
-                live.set_trouble(Some(error));
+                if told.as_ref() == Some(&error) {
+                    tracing::debug!(error, "still not joined");
+                } else {
+                    let to_do = NOT_FOUND_REMEDY;
+                    tracing::warn!(error, to_do, "not joined yet; it will be tried again");
+                }
+                live.set_trouble(Some(format!("{error}: {NOT_FOUND_REMEDY}")));
+                told = Some(error);
                 tokio::time::sleep(LOOKUP_PAUSE).await;
             }
         }
     }
 }
 
-/// The recorder between start and close.
-struct Running {
+/// The recorder between the opening of its store and the close.
+struct Running<'a> {
+    start: &'a Start<'a>,
     live: Arc<Live>,
     store: Store,
-    progress: watch::Receiver<Progress>,
-    seen: Progress,
     hangups: Signal,
-    /// Until it drains.
-    recorder: Option<Recorder>,
-    /// From then on; true when all uploads were done in time.
-    draining: Option<JoinHandle<bool>>,
-    drain_limit: Duration,
-    effective: Effective,
+    /// Until the node has them.
+    keys: Option<KeyStore>,
+    /// Once control's address is known.
+    node: Option<Member>,
+    stage: Stage<'a>,
+    /// A signal asked for the end.
+    stopping: bool,
 }
 
-impl Running {
-    async fn until_over(
-        mut self,
-        start: &Start<'_>,
-        shutdown: &CancellationToken,
-    ) -> anyhow::Result<()> {
+/// The node that joins, or has joined, the tailnet.
+struct Member {
+    tailnet: Tailnet,
+    progress: watch::Receiver<Progress>,
+    seen: Progress,
+}
+
+/// How far it is with taking uploads.
+enum Stage<'a> {
+    /// Control's address is looked for: nothing is taken yet.
+    Finding(BoxFuture<'a, Vec<IpAddr>>),
+    Taking(Recorder),
+    /// True when all uploads were done in time.
+    Draining(JoinHandle<bool>),
+    Drained,
+}
+
+/// What ends a stage by itself.
+enum Step {
+    Found(Vec<IpAddr>),
+    Drained { in_time: bool },
+}
+
+impl Stage<'_> {
+    /// Cancel-safe. A stage is left as soon as this has completed.
+    async fn ends(&mut self) -> Step {
+        match self {
+            Self::Finding(addresses) => Step::Found(addresses.await),
+            Self::Draining(task) => Step::Drained {
+                in_time: task.await.unwrap_or(false),
+            },
+            Self::Taking(_) | Self::Drained => std::future::pending().await,
+        }
+    }
+}
+
+impl Running<'_> {
+    async fn until_over(&mut self, shutdown: &CancellationToken) -> anyhow::Result<()> {
         let mut drain_asked = self.live.drain_asked();
         let mut fence = tokio::time::interval(FENCE_INTERVAL);
-        let mut stopping = false;
+        let mut draining = false;
         loop {
             tokio::select! {
-                () = shutdown.cancelled(), if !stopping => {
-                    stopping = true;
-                    self.drain(self.drain_limit);
-                    if self.draining.is_none() {
-                        return Ok(());
-                    }
+                () = shutdown.cancelled(), if !self.stopping => {
+                    self.stopping = true;
+                    self.drain();
                 }
-                Ok(_) = drain_asked.wait_for(|asked| *asked), if self.recorder.is_some() => {
+                Ok(_) = drain_asked.wait_for(|asked| *asked), if !draining => {
+                    draining = true;
                     tracing::info!("draining, as asked over the Unix socket");
-                    self.drain(self.drain_limit);
+                    self.drain();
                 }
-                in_time = drained(&mut self.draining) => {
-                    self.live.set_phase(Phase::Drained);
-                    if !in_time {
-                        tracing::warn!("recordings were not sealed in time: their bytes are in the journal");
+                step = self.stage.ends() => match step {
+                    Step::Found(addresses) => self.join(&addresses)?,
+                    Step::Drained { in_time } => {
+                        if !in_time {
+                            tracing::warn!("recordings were not sealed in time: their bytes are in the journal");
+                        }
+                        self.drained();
                     }
-                    if stopping {
-                        return Ok(());
-                    }
-                    tracing::info!("drained; SIGTERM ends the recorder");
-                }
-                _ = self.hangups.recv() => self.reload(start),
-                Ok(()) = self.progress.changed() => self.note_progress()?,
+                },
+                _ = self.hangups.recv() => self.reload(),
+                () = news(&mut self.node) => self.note_progress()?,
                 _ = fence.tick() => if let Some(error) = self.store.halted() {
                     tracing::error!(error = error.with_causes(), "the store takes no more: uploads are ended");
-                    if let Some(recorder) = self.recorder.take() {
+                    if let Stage::Taking(recorder) = std::mem::replace(&mut self.stage, Stage::Drained) {
                         recorder.stop(FENCED_MAX).await;
                     }
                     // A fenced store says so when it is closed, and that error counts first.
                     anyhow::bail!("the store takes no more: {}", error.with_causes());
                 },
             }
+            if self.stopping && matches!(self.stage, Stage::Drained) {
+                return Ok(());
+            }
         }
+    }
+
+    /// Control can be found: the node joins, and uploads are taken from then on.
+    fn join(&mut self, addresses: &[IpAddr]) -> anyhow::Result<()> {
+        // Left at once, because the search is over and must not be asked again.
+        self.stage = Stage::Drained;
+        let config = &self.start.config;
+        let keys = self.keys.take().context("the node has its keys already")?;
+        let joining = join::tailnet_config(config, keys, addresses);
+        let tailnet = Tailnet::start(joining).context("cannot start the node of the tailnet")?;
+        self.live.set_tailnet(&tailnet);
+        let ingest = super::ingest(&tailnet, self.store.clone(), config.ingest_config());
+        let recorder = Recorder::serve(&tailnet, &ingest)?;
+        self.live.set_ingest(&ingest);
+        tracing::info!(tunnel = ?tailnet.endpoints(), store = %config.store, "recorder started");
+        self.stage = Stage::Taking(recorder);
+        self.node = Some(Member {
+            progress: tailnet.watch(),
+            seen: Progress::default(),
+            tailnet,
+        });
+        Ok(())
     }
 
     /// Once; again it changes nothing.
-    fn drain(&mut self, limit: Duration) {
-        if let Some(recorder) = self.recorder.take() {
-            // Refused first, so that whoever reads "draining" can rely on it.
-            recorder.refuse_new();
-            self.live.set_phase(Phase::Draining);
-            let stopping = recorder.stop(limit.saturating_add(SEALS_MAX));
-            self.draining = Some(tokio::spawn(stopping));
+    fn drain(&mut self) {
+        match std::mem::replace(&mut self.stage, Stage::Drained) {
+            // Nothing was ever taken, and a node that takes nothing need not join.
+            Stage::Finding(_) => self.drained(),
+            Stage::Taking(recorder) => {
+                // Refused first, so that whoever reads "draining" can rely on it.
+                recorder.refuse_new();
+                self.live.set_phase(Phase::Draining);
+                let limit = self.start.config.drain_limit.saturating_add(SEALS_MAX);
+                self.stage = Stage::Draining(tokio::spawn(recorder.stop(limit)));
+            }
+            under_way @ (Stage::Draining(_) | Stage::Drained) => self.stage = under_way,
         }
     }
 
-    fn reload(&self, start: &Start<'_>) {
-        match reload(start.flags, start.environment, &self.effective) {
+    fn drained(&mut self) {
+        self.stage = Stage::Drained;
+        self.live.set_phase(Phase::Drained);
+        if !self.stopping {
+            tracing::info!("drained; SIGTERM ends the recorder");
+        }
+    }
+
+    fn reload(&self) {
+        let start = self.start;
+        match reload(start.flags, start.environment, &start.config.effective) {
             Err(error) => {
                 let to_do = error.remedy();
                 let error = tell::with_causes(&error);
@@ -251,8 +319,11 @@ impl Running {
 
     /// Tells of joining; netstack itself tells of trouble with control.
     fn note_progress(&mut self) -> anyhow::Result<()> {
-        let progress = self.progress.borrow_and_update().clone();
-        if progress.up && !self.seen.up {
+        let Some(node) = &mut self.node else {
+            return Ok(());
+        };
+        let progress = node.progress.borrow_and_update().clone();
+        if progress.up && !node.seen.up {
             tracing::info!("joined the tailnet");
         }
         let refused = match &progress.trouble {
@@ -261,7 +332,7 @@ impl Running {
                 None
             }
         };
-        self.seen = progress;
+        node.seen = progress;
         match refused {
             Some(reason) => Err(anyhow::Error::new(Refused { reason })),
             None => Ok(()),
@@ -276,14 +347,14 @@ pub struct Refused {
     reason: String,
 }
 
-async fn drained(draining: &mut Option<JoinHandle<bool>>) -> bool {
-    match draining {
-        None => std::future::pending().await,
-        Some(task) => {
-            let in_time = task.await.unwrap_or(false);
-            *draining = None;
-            in_time
-        }
+/// Completes when the node has something new to tell; never before there is one, or after its end.
+async fn news(node: &mut Option<Member>) {
+    let changed = match node {
+        Some(node) => node.progress.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending().await
     }
 }
 

@@ -41,6 +41,9 @@ pub struct Status {
     pub node: NodeReport,
     /// The relation to the control server.
     pub control: ControlReport,
+    /// What the tunnel and its TCP have counted.
+    #[serde(default)]
+    pub network: NetworkReport,
     /// Recordings that are open, the oldest first; at most 1,000 of them.
     pub recordings: Vec<OpenRecording>,
     /// How many are open, also those that are not listed.
@@ -68,6 +71,15 @@ pub struct NodeReport {
     pub tunnel: Vec<SocketAddr>,
     /// How many peers the netmap has.
     pub peers: u64,
+}
+
+/// The counters of the tunnel and its TCP since the start, by name (docs/operations.md).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkReport {
+    /// What was dropped, refused or left unanswered, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Everything else.
+    pub counted: BTreeMap<String, u64>,
 }
 
 /// The relation to the control server.

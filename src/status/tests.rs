@@ -47,6 +47,15 @@ fn picture() -> Status {
             joined: true,
             trouble: None,
         },
+        network: NetworkReport {
+            dropped: [
+                ("node_filtered".into(), 2),
+                ("tcp_malformed".into(), 0),
+                ("tcp_syn_dropped".into(), 99_000),
+            ]
+            .into(),
+            counted: [("node_datagrams_in".into(), 123_456)].into(),
+        },
         recordings: vec![OpenRecording {
             id: "aaaqeayeaudaocaj".parse().unwrap(),
             node: "web.tail.test".into(),
@@ -182,6 +191,7 @@ fn the_text_is_what_a_person_reads_first() {
 recorder   running, version 0.1.0, up 1h 2m
 node       recorder.tail.test  100.64.0.1  tunnel on 192.0.2.7:41641  2 peers
 control    http://127.0.0.1:8080  joined
+network    123456 datagrams; dropped: tcp_syn_dropped 99000, node_filtered 2
 store      file:///srv/tailtape  7 commits, 3 sealed
 uploads    2 open, 5 begun, 3 whole, 0 given up by the store; 0 events; 1 refused
 access     1 rule in the settings

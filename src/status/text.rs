@@ -16,6 +16,7 @@ pub(super) fn status(status: &Status, columns: Option<usize>) -> String {
         format!("recorder   {}", recorder(status)),
         format!("node       {}", node(status)),
         format!("control    {}", control(status)),
+        format!("network    {}", network(status)),
         format!("store      {}", store(status)),
         format!("uploads    {}", uploads(status)),
         format!("access     {}", access(status)),
@@ -76,6 +77,28 @@ fn control(status: &Status) -> String {
         (None, false) => "joining",
     };
     format!("{}  {state}", control.url)
+}
+
+/// What was dropped, most first, under the names that `--json` has.
+fn network(status: &Status) -> String {
+    let network = &status.network;
+    let datagrams = network.counted.get("node_datagrams_in");
+    let mut dropped: Vec<_> = network
+        .dropped
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .collect();
+    dropped.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let dropped: Vec<String> = dropped
+        .into_iter()
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    let dropped = match dropped.is_empty() {
+        true => "none".to_owned(),
+        false => dropped.join(", "),
+    };
+    let datagrams = datagrams.copied().unwrap_or_default();
+    format!("{datagrams} datagrams; dropped: {dropped}")
 }
 
 fn store(status: &Status) -> String {

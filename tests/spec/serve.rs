@@ -7,6 +7,7 @@ use http_body_util::BodyExt;
 use rustix::process::Signal;
 use serde_json::Value;
 use tailtape::status::Phase;
+use tokio::io::AsyncReadExt;
 
 use crate::service::{Site, names};
 use crate::soon;
@@ -296,6 +297,93 @@ async fn sighup_takes_new_rules_and_a_bad_file_changes_nothing() {
     service.signal(Signal::HUP);
     service.until_logged("wait for a restart").await;
     assert_eq!(service.status().await.access_rules, 0);
+}
+
+#[tokio::test]
+async fn while_control_cannot_be_found_it_says_so_reloads_drains_and_ends() {
+    let site = Site::new("").await;
+    // No name server is asked for a label of more than 63 letters.
+    let nowhere = format!("http://{}.invalid", "x".repeat(64));
+    let settings = site.path("tailtape.toml");
+    let misplace = || {
+        let text = fs::read_to_string(&settings).unwrap();
+        fs::write(&settings, text.replace(&site.devnet.url(), &nowhere)).unwrap();
+    };
+    misplace();
+    let mut service = site.start("log");
+    service.until_logged("not joined yet").await;
+    let reason = format!("not joined: cannot find the way to {nowhere}: ");
+    let health = service.client.health().await.unwrap();
+    assert_eq!(health.reasons.len(), 1, "{health:?}");
+    assert!(health.reasons[0].starts_with(&reason), "{health:?}");
+    assert!(
+        health.reasons[0].contains("see that control_url is right"),
+        "{health:?}"
+    );
+    let output = site.output(&["health"]).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+
+    site.write_settings("[[access]]\nrole = \"metrics\"\nnodes = [\"prometheus\"]");
+    misplace();
+    service.signal(Signal::HUP);
+    service.until_logged("settings reloaded").await;
+    assert_eq!(service.status().await.access_rules, 1);
+
+    let output = site.output(&["drain", "--wait"]).await;
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(text(output.stdout), "drained\n");
+    assert_eq!(service.status().await.phase, Phase::Drained);
+    let health = service.client.health().await.unwrap();
+    assert!(
+        health.reasons[0].starts_with("drained"),
+        "{:?}",
+        health.reasons
+    );
+    service.signal(Signal::HUP);
+    service.signal(Signal::TERM);
+    assert_eq!(service.end().await.code(), Some(0), "{}", service.log());
+    assert_eq!(service.log().matches("not joined yet").count(), 1);
+}
+
+#[tokio::test]
+async fn without_control_a_signal_ends_it_and_the_next_start_records() {
+    let site = Site::new("").await;
+    let nowhere = format!("http://{}.invalid", "x".repeat(64));
+    let settings = site.path("tailtape.toml");
+    let text = fs::read_to_string(&settings).unwrap();
+    fs::write(&settings, text.replace(&site.devnet.url(), &nowhere)).unwrap();
+    let mut service = site.start("log");
+    service.until_logged("not joined yet").await;
+    service.signal(Signal::TERM);
+    assert_eq!(service.end().await.code(), Some(0), "{}", service.log());
+    assert!(service.log().contains("recorder stopped"));
+
+    // The store and the state were let go: the next start has both.
+    fs::write(&settings, text).unwrap();
+    let service = site.serve("log").await;
+    let mut uploader = Uploader::connect(&site.uploader, service.address().await).await;
+    assert_eq!(uploader.record().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_peer_beyond_its_connections_is_refused_by_that_name_and_not_in_silence() {
+    let site = Site::new("connections_per_peer_max = 2").await;
+    let mut service = site.serve("log").await;
+    let address = service.address().await;
+    let first = soon("a dial", site.uploader.dial(address)).await.unwrap();
+    let second = soon("a dial", site.uploader.dial(address)).await.unwrap();
+    let mut third = soon("a dial", site.uploader.dial(address)).await.unwrap();
+    service
+        .until_logged("connections_per_peer_max: 2 connections of this peer are open")
+        .await;
+    let mut unread = Vec::new();
+    let end = soon("the end of the third", third.read_to_end(&mut unread)).await;
+    assert!(end.is_err() || unread.is_empty(), "{unread:?}");
+    let status = service.status().await;
+    assert_eq!(status.ingest["refused_connections_per_peer"], 1);
+    assert_eq!(status.ingest["connections"], 2);
+    assert_eq!(status.network.dropped["tcp_syn_dropped"], 0);
+    drop((first, second));
 }
 
 #[tokio::test]

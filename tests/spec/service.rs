@@ -114,7 +114,7 @@ impl Site {
         }
     }
 
-    /// `serve`, joined and healthy.
+    /// `serve`, joined, healthy, and known to the uploader.
     pub(crate) async fn serve(&self, log: &str) -> Service {
         let mut service = self.start(log);
         service
@@ -123,6 +123,18 @@ impl Site {
                 async move { client.health().await.is_ok_and(|health| health.healthy()) }
             })
             .await;
+        // Control tells each node by itself, so the recorder may know that it has joined before others do.
+        let own = service.address().await.ip();
+        let mut watch = self.uploader.watch();
+        let is_known = || {
+            let peers = self.uploader.status().peers;
+            peers.iter().any(|peer| peer.addresses.contains(&own))
+        };
+        while !is_known() {
+            soon("the recorder in the uploader's netmap", watch.changed())
+                .await
+                .unwrap();
+        }
         service
     }
 }

@@ -3,6 +3,8 @@
 //! Each case ends as it must: refused, cut off by a named limit, or stored whole and flagged. The honest session is acked during each of them, and the most
 //! memory that the recorder ever had is printed and bounded.
 
+mod syn_flood;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use netstack::io::TcpStream;
 use rustix::process::Signal;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -61,8 +64,8 @@ struct Storm {
 struct Honest {
     acked: Arc<AtomicU64>,
     stop: oneshot::Sender<()>,
-    /// Gives how many bytes it sent, all of them acked.
-    task: JoinHandle<u64>,
+    /// Gives how many bytes it sent, all of them acked, and their hash.
+    task: JoinHandle<(u64, Vec<u8>)>,
 }
 
 impl Honest {
@@ -74,9 +77,11 @@ impl Honest {
         let shown = Arc::clone(&acked);
         let task = tokio::spawn(async move {
             let mut sent = 0;
+            let mut hash = Sha256::new();
             while stopped.try_recv().is_err() {
                 let line = format!("[{sent},\"o\",\"words\"]\n");
                 sent += u64::try_from(line.len()).unwrap();
+                hash.update(&line);
                 upload.send(line).await;
                 upload.until_acked(sent).await;
                 shown.store(sent, Ordering::Relaxed);
@@ -84,7 +89,7 @@ impl Honest {
             upload.end();
             while soon("the end of the answer", upload.ack()).await.is_some() {}
             drop(uploader);
-            sent
+            (sent, hash.finalize().to_vec())
         });
         Self { acked, stop, task }
     }
@@ -218,7 +223,7 @@ impl Storm {
     /// Ends the honest session and the recorder; gives all that was stored.
     async fn end(mut self) -> Vec<Value> {
         self.honest.stop.send(()).unwrap();
-        let sent = soon("the honest session", self.honest.task).await.unwrap();
+        let (sent, hash) = soon("the honest session", self.honest.task).await.unwrap();
         self.service.signal(Signal::TERM);
         assert_eq!(
             self.service.end().await.code(),
@@ -236,10 +241,16 @@ impl Storm {
             .lines()
             .map(|line| serde_json::from_str(line).unwrap())
             .collect();
-        let honest = listed
+        let honest: Vec<&Value> = listed
             .iter()
-            .filter(|entry| entry["bytes"] == sent && !incomplete(entry));
-        assert_eq!(honest.count(), 1, "{listed:?}");
+            .filter(|entry| entry["bytes"] == sent && !incomplete(entry))
+            .collect();
+        assert_eq!(honest.len(), 1, "{listed:?}");
+        let id = honest[0]["id"].as_str().unwrap();
+        let output = site
+            .output(&["cat", id, "--store", store.to_str().unwrap()])
+            .await;
+        assert_eq!(Sha256::digest(&output.stdout).to_vec(), hash, "{id}");
         listed
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the stream is opened first, then the latest state is published, and again until
 //! control has accepted exactly that state; nothing is taken from a stream before the message that
-//! names ourselves. Called by `control`.
+//! names ourselves; only a stream that lasted lets the next one be opened soon. Called by `control`.
 
 use std::time::{Duration, Instant};
 
@@ -16,14 +16,19 @@ use super::{
 };
 use crate::tailcfg::MapResponse;
 
+/// How long a stream must have been up for the waits to begin anew. A map alone proves nothing: a server
+/// may send one and break off, for ever. It is longer than the longest wait, so that such a server gains
+/// nothing by holding on a little, and shorter than what a proxy with a limit of minutes lets pass.
+const STREAM_LASTED_MIN: Duration = Duration::from_secs(60);
+
 /// The long poll's state.
 #[derive(Debug)]
 pub(super) struct Stream {
     in_flight: Option<RequestId>,
     /// The head has come and said 200.
     open: bool,
-    /// The message that names ourselves has come.
-    whole: bool,
+    /// When the message that names ourselves came.
+    up_since: Option<Instant>,
     frames: FrameReader,
     /// When it counts as dead, or may be opened again.
     deadline: Instant,
@@ -35,7 +40,7 @@ impl Stream {
         Self {
             in_flight: None,
             open: false,
-            whole: false,
+            up_since: None,
             frames: FrameReader::default(),
             deadline: now,
             backoff: Backoff::default(),
@@ -56,6 +61,14 @@ impl Stream {
 
     pub(super) fn overdue(&self, now: Instant) -> Option<RequestId> {
         self.in_flight.filter(|_| now >= self.deadline)
+    }
+
+    /// The stream ends: if it has lasted, what went wrong before it is forgiven.
+    fn forgive(&mut self, now: Instant) {
+        let up_since = self.up_since.take();
+        if up_since.is_some_and(|since| now.saturating_duration_since(since) >= STREAM_LASTED_MIN) {
+            self.backoff.reset();
+        }
     }
 }
 
@@ -142,7 +155,7 @@ impl Control {
         let id = self.take_id();
         self.stream.in_flight = Some(id);
         self.stream.open = false;
-        self.stream.whole = false;
+        self.stream.up_since = None;
         self.stream.frames = FrameReader::default();
         self.stream.deadline = now + STREAM_SILENCE_MAX;
         self.update.mark_unknown_to_control();
@@ -197,17 +210,14 @@ impl Control {
         if map.keep_alive {
             return Ok(());
         }
-        if !self.stream.whole {
+        if self.stream.up_since.is_none() {
             if map.node.is_none() {
                 return Err(StreamError::NoSelf);
             }
-            self.stream.whole = true;
+            self.stream.up_since = Some(now);
             self.events.push_back(ControlEvent::StreamUp);
         }
         let expired = map.node.as_ref().is_some_and(|node| node.expired);
-        if !expired {
-            self.stream.backoff.reset();
-        }
         self.events.push_back(ControlEvent::Map(Box::new(map)));
         if expired && let Some(id) = self.stream.in_flight {
             self.events.push_back(cancel(id, false));
@@ -220,6 +230,7 @@ impl Control {
 
     /// Ends the stream and says when it may be opened again.
     pub(super) fn end_stream(&mut self, now: Instant, reason: String, wait: Option<Duration>) {
+        self.stream.forgive(now);
         let wait = wait.unwrap_or_else(|| self.stream.backoff.next(&mut self.rng));
         self.stream.in_flight = None;
         self.stream.open = false;
@@ -237,6 +248,7 @@ impl Control {
         self.events
             .retain(|event| !matches!(event, ControlEvent::StreamUp | ControlEvent::Map(_)));
         self.events.push_back(cancel(id, false));
+        self.stream.forgive(now);
         let wait = self.stream.backoff.next_refused(&mut self.rng);
         self.end_stream(now, reason, Some(wait));
     }

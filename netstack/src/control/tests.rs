@@ -1,5 +1,7 @@
 //! The state machine in virtual time, against answers written by hand.
 
+mod reconnect;
+
 use proptest::prelude::*;
 use serde_json::Value;
 

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::control_task::ControlTask;
 use super::outgoing::Outgoing;
+use super::told::Told;
 use super::udp::{ReadBuffers, Udp};
 use super::wakers::Wakers;
 use crate::control::RequestId;
@@ -102,6 +103,7 @@ pub(super) struct Driver {
     pub(super) sockets: Vec<Udp>,
     pub(super) control: ControlTask,
     pub(super) progress: watch::Sender<Progress>,
+    pub(super) told: Told,
     /// End in good order.
     pub(super) closing: CancellationToken,
     /// End now.
@@ -132,7 +134,7 @@ impl Drop for Ending {
 impl Driver {
     /// Runs until told to end; then peers get a reset for what is open, and every stream and listener
     /// of ours sees `NotConnected`.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let ending = Ending(Arc::clone(&self.shared));
         let mut buffers = ReadBuffers::default();
         let mut out = Outgoing::default();
@@ -175,7 +177,12 @@ impl Driver {
     }
 
     /// One turn of the crank: time, flush, and everything that the node wants done.
-    fn turn(&self, out: &mut Outgoing, tasks: &mut Tasks, due: &mut Vec<Waker>) -> Option<Instant> {
+    fn turn(
+        &mut self,
+        out: &mut Outgoing,
+        tasks: &mut Tasks,
+        due: &mut Vec<Waker>,
+    ) -> Option<Instant> {
         let now = now();
         let mut guard = self.shared.lock();
         let state = &mut *guard;
@@ -221,7 +228,7 @@ impl Driver {
         deadline
     }
 
-    fn tell(&self, event: NodeEvent, tasks: &mut Tasks) {
+    fn tell(&mut self, event: NodeEvent, tasks: &mut Tasks) {
         match event {
             NodeEvent::NodeKey(key) => {
                 let mut keys = self
@@ -266,16 +273,16 @@ impl Driver {
         }
     }
 
-    /// Each trouble is told once, however often the attempt behind it is repeated.
-    fn trouble(&self, trouble: Trouble) {
-        let news = self.progress.send_if_modified(|progress| {
+    /// Who watches sees each trouble; the log has it once, however often the attempt behind it is repeated.
+    fn trouble(&mut self, trouble: Trouble) {
+        self.progress.send_if_modified(|progress| {
             let news = progress.trouble.as_ref() != Some(&trouble);
             if news {
                 progress.trouble = Some(trouble.clone());
             }
             news
         });
-        if news {
+        if self.told.is_due(now(), &trouble) {
             tracing::warn!("{trouble}");
         } else {
             tracing::debug!("still: {trouble}");

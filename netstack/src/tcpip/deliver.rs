@@ -1,6 +1,8 @@
 //! The way in: which connection a packet belongs to, and which SYNs make one.
 //!
-//! Every packet reaches at most one stack. A limit that is reached drops the SYN, so that the peer tries again; only a port without a listener refuses.
+//! Every packet reaches at most one stack. A limit that is reached drops the SYN and counts it; only a port without a listener refuses. A drop costs no memory,
+//! no packet and none of the answers that strays share, whatever the number of SYNs, and a peer that means it repeats its SYN and gets in once there is room,
+//! where a RST would tell it that nobody listens.
 
 use std::time::Instant;
 
@@ -105,6 +107,9 @@ impl TcpIp {
         };
         let Some(conn) = opened else {
             self.stats.syn_dropped += 1;
+            if self.is_peer_full(&segment.flow) {
+                self.stats.syn_dropped_per_peer += 1;
+            }
             return;
         };
         self.time_waits.remove(&segment.flow);
@@ -129,16 +134,16 @@ impl TcpIp {
 
     /// Buffers for one more connection, if every limit permits it.
     pub(super) fn admit(&mut self, flow: &Flow) -> Option<Buffers> {
-        let of_peer = self
-            .peers
-            .get(&flow.peer())
-            .map_or(0, |count| count.connections);
-        if self.table.len() >= self.config.connections_max
-            || of_peer >= self.config.connections_per_peer_max
-        {
+        if self.table.len() >= self.config.connections_max || self.is_peer_full(flow) {
             return None;
         }
         self.budget.take()
+    }
+
+    /// Whether the peer has as many connections as one peer may have.
+    fn is_peer_full(&self, flow: &Flow) -> bool {
+        let of_peer = self.peers.get(&flow.peer());
+        of_peer.map_or(0, |count| count.connections) >= self.config.connections_per_peer_max
     }
 
     /// The books of a connection that begins.

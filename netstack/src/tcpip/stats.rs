@@ -21,6 +21,8 @@ pub struct TcpStats {
     pub unclaimed: u64,
     /// SYNs dropped because a backlog, a limit or the memory budget was reached.
     pub syn_dropped: u64,
+    /// Of these, SYNs of a peer that had as many connections as one peer may have.
+    pub syn_dropped_per_peer: u64,
     /// SYNs to ports on which nobody listens.
     pub refused: u64,
     /// Resets, echo replies and the like that were not sent because there had been too many in that second.

@@ -62,6 +62,8 @@ fn a_limit_that_is_reached_drops_the_syn() {
             9 - u64::try_from(expected).unwrap(),
             "{case}"
         );
+        let of_peer = if case == "of one peer" { 5 } else { 0 };
+        assert_eq!(stats.syn_dropped_per_peer, of_peer, "{case}");
         assert!(stats.buffer_bytes <= config.buffer_budget_bytes, "{case}");
     }
 }
