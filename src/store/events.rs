@@ -20,7 +20,7 @@ use super::create::{Created, Patience};
 use super::error::StoreError;
 use super::event::{self, Event, EventRecord, LineHead};
 use super::state::{EventFrame, RollOrder, Then};
-use super::{Shared, compaction, layout};
+use super::{Shared, layout};
 use crate::ids::{EventId, RecordingId};
 use crate::recording::frame::{FRAME_PLAIN_BYTES_MAX, Frame, FrameError, FrameKind};
 use crate::recording::seal::HexDigest;
@@ -193,7 +193,7 @@ pub(super) async fn drain(shared: &Shared) {
 async fn roll(shared: &Shared, order: RollOrder) -> Result<(), StoreError> {
     let mut lines = Vec::with_capacity(order.spans.len());
     for span in &order.spans {
-        let frame = compaction::read_span(&shared.objects, span).await?;
+        let frame = shared.objects.read_span(span).await?;
         let wrong = |source| StoreError::ReadBack {
             recording: RecordingId::from_bytes([0; RecordingId::BYTES]),
             name: span.object.name.to_string(),

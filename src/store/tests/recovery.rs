@@ -9,7 +9,7 @@ use bytes::Bytes;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
-use super::super::{RecordingHandle, RecoveryState, RecoveryStats, Store, StoreError};
+use super::super::{Opening, RecordingHandle, RecoveryState, RecoveryStats, Store, StoreError};
 use super::process::Process;
 use super::world::{BACKENDS, Backend, World, clean_end, durable_at, opening};
 use crate::ids::RecordingId;
@@ -299,6 +299,39 @@ async fn a_clean_close_leaves_nothing_to_the_next_start() {
         let second = Process::start(&world, 2, None).await.unwrap();
         assert_eq!(recovered(&second.store).await.epochs_found, 0);
         assert_eq!(world.names_with("journal/").await.len(), 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recording_never_ends_before_it_began_whatever_the_clocks_say() {
+    for has_end in [false, true] {
+        let world = World::new(Backend::Memory).await;
+        let first = Process::start(&world, 1, None).await.unwrap();
+        // The recorder's clock was far ahead of the backend's, by which a recovered recording ends; or it was set back meanwhile.
+        let received_at = super::world::at("2150-01-01T00:00:00Z");
+        let mut handle = first
+            .store
+            .begin(Opening {
+                received_at,
+                ..opening()
+            })
+            .unwrap();
+        handle.append(Bytes::from_static(CAST)).await.unwrap();
+        durable_at(&handle, CAST.len() as u64).await.unwrap();
+        if has_end {
+            handle.finish(clean_end()).await.unwrap();
+        } else {
+            first.die();
+            let second = Process::start(&world, 2, None).await.unwrap();
+            recovered(&second.store).await;
+        }
+        let (manifest, stream) = world.only_manifest().await;
+        assert_eq!(stream, CAST);
+        assert_eq!(
+            (manifest.received_at, manifest.ended_at),
+            (received_at, received_at),
+            "{has_end}"
+        );
     }
 }
 
