@@ -336,6 +336,46 @@ async fn a_recording_never_ends_before_it_began_whatever_the_clocks_say() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_start_removes_the_probes_of_starts_that_were_killed() {
+    let world = World::new(Backend::File).await;
+    world.open().await.unwrap().close().await.unwrap();
+    let folder = world.root().join("store");
+    let made = |name: &str, age: Duration| {
+        let file = std::fs::File::create_new(folder.join(name)).unwrap();
+        let now = file.metadata().unwrap().modified().unwrap();
+        file.set_modified(now - age).unwrap();
+    };
+    let hour = Duration::from_secs(3600);
+    let letters = || b'a'..=b't';
+    for (n, m) in letters().flat_map(|n| letters().take(15).map(move |m| (n, m))) {
+        let random = [char::from(n), char::from(m)];
+        made(
+            &format!("probe-{}aaaaaaaaaaaaaa", String::from_iter(random)),
+            2 * hour,
+        );
+    }
+    // Another start may be at it, and what is no probe is not ours to remove.
+    made("probe-bbbbbbbbbbbbbbbb", hour / 2);
+    made("probe-of-something-else", 24 * hour);
+    made("notes", 24 * hour);
+    let others = [
+        "store/id",
+        "store/notes",
+        "store/probe-bbbbbbbbbbbbbbbb",
+        "store/probe-of-something-else",
+    ];
+    world.open().await.unwrap().close().await.unwrap();
+    let left = world.names_with("store/").await.len();
+    assert_eq!(
+        left,
+        300 - 256 + others.len(),
+        "so many at once and no more"
+    );
+    world.open().await.unwrap().close().await.unwrap();
+    assert_eq!(world.names_with("store/").await, others);
+}
+
+#[tokio::test(start_paused = true)]
 async fn uploads_do_not_wait_for_recovery() {
     let world = World::new(Backend::Memory).await;
     let first = Process::start(&world, 1, None).await.unwrap();
