@@ -1,5 +1,6 @@
 //! After a crash: every acked byte is in the store, in order, exactly once; gaps are flagged; the journal is trimmed.
 
+mod events;
 mod steps;
 mod takeover;
 
