@@ -118,6 +118,9 @@ pub struct StoreConfig {
     /// Whether other recorders write to the same store: an idle one then commits an empty object every 20 s, so that they
     /// do not take it for dead. On a local disk its lock says so without.
     pub fleet: bool,
+    /// A recorder that has committed nothing for so long looks whether it was fenced, and again each time that it has passed: one
+    /// request each. What costs little on a disk is paid for elsewhere (ADR 0007).
+    pub fence_look_interval: Duration,
     /// How many bytes of events may wait for a commit.
     pub events_in_flight_bytes_max: usize,
     /// After so long without a commit the store is stalled: uploads end as far as they came, new ones are refused.
@@ -142,6 +145,7 @@ impl StoreConfig {
             upload_buffer_bytes_max: 1024 * 1024,
             segment_bytes: 16 * 1024 * 1024,
             fleet: false,
+            fence_look_interval: Duration::from_millis(500),
             events_in_flight_bytes_max: 128 * 1024 * 1024,
             store_stall_limit: Duration::from_secs(25),
             // What all uploads may have in the buffer: it can still be committed when the last recording was refused.

@@ -5,11 +5,9 @@
 
 use std::time::Duration;
 
-use object_store::ObjectStoreExt;
-
-use super::create::{ANSWER_TIMEOUT, Objects};
+use super::create::Objects;
 use super::error::StoreError;
-use super::state::{Move, Span};
+use super::state::Move;
 use crate::ids::RecordingId;
 use crate::recording::frame::{Frame, FrameError};
 
@@ -22,7 +20,7 @@ pub(super) async fn read_moves(objects: &Objects, planned: Vec<Move>) -> Vec<Mov
         let mut moves = planned;
         for one in &mut moves {
             for span in &one.spans {
-                let frames = read_span(objects, span).await?;
+                let frames = objects.read_span(span).await?;
                 let found =
                     count_frames(&frames, one.id).map_err(|source| StoreError::ReadBack {
                         recording: one.id,
@@ -48,25 +46,6 @@ pub(super) async fn read_moves(objects: &Objects, planned: Vec<Move>) -> Vec<Mov
             tracing::warn!("compaction is put off: the journal was not read in time");
             Vec::new()
         }
-    }
-}
-
-/// Reads the frames that stand at a span.
-pub(super) async fn read_span(objects: &Objects, span: &Span) -> Result<bytes::Bytes, StoreError> {
-    let name = &span.object.name;
-    let range = u64::from(span.bytes.start)..u64::from(span.bytes.end);
-    let read = objects.store().get_range(name, range);
-    match tokio::time::timeout(ANSWER_TIMEOUT, read).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(source)) => Err(StoreError::Object {
-            step: "read",
-            name: name.to_string(),
-            source,
-        }),
-        Err(_) => Err(StoreError::Unanswered {
-            step: "read",
-            name: name.to_string(),
-        }),
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use super::error::StoreError;
 use super::fence::{Found, Next, Resolution, Sent};
 use super::local_disk::DiskSync;
+use super::state::Span;
 
 /// How long one create, or one read of a small object, may take before it counts as unanswered.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -197,6 +198,24 @@ impl Objects {
         match tokio::time::timeout(ANSWER_TIMEOUT, read).await {
             Ok(Ok(bytes)) => Ok(Some(bytes)),
             Ok(Err(object_store::Error::NotFound { .. })) => Ok(None),
+            Ok(Err(source)) => Err(StoreError::Object {
+                step: "read",
+                name: name.to_string(),
+                source,
+            }),
+            Err(_) => Err(StoreError::Unanswered {
+                step: "read",
+                name: name.to_string(),
+            }),
+        }
+    }
+
+    /// Reads the frames that stand at a span.
+    pub(super) async fn read_span(&self, span: &Span) -> Result<Bytes, StoreError> {
+        let name = &span.object.name;
+        let range = u64::from(span.bytes.start)..u64::from(span.bytes.end);
+        match tokio::time::timeout(ANSWER_TIMEOUT, self.store.get_range(name, range)).await {
+            Ok(Ok(bytes)) => Ok(bytes),
             Ok(Err(source)) => Err(StoreError::Object {
                 step: "read",
                 name: name.to_string(),

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use super::error::StoreError;
 use crate::access::Identity;
-use crate::ids::EventId;
+use crate::ids::{EpochId, EventId, RecorderId};
 use crate::recording::manifest::rfc3339;
 use crate::recording::seal::HexDigest;
 
@@ -73,6 +73,12 @@ pub(super) struct LineHead {
     /// Set when the line is too long for a frame: the object that holds it.
     #[serde(default)]
     pub(super) object: Option<String>,
+    /// Its length.
+    #[serde(default)]
+    pub(super) bytes: Option<u64>,
+    /// Its digest.
+    #[serde(default)]
+    pub(super) sha256: Option<HexDigest>,
 }
 
 /// Whose it is.
@@ -91,6 +97,36 @@ struct LongLine<'a> {
     object: &'a str,
     bytes: u64,
     sha256: HexDigest,
+}
+
+/// What is lost of events.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Lost {
+    /// Whatever events stood in these objects of a journal.
+    Journal {
+        recorder: RecorderId,
+        epoch: EpochId,
+        /// Runs of numbers, each with its first and its last.
+        numbers: Vec<(u64, u64)>,
+    },
+    /// An event whose line was an object of its own.
+    Event {
+        event: EventId,
+        object: String,
+        bytes: Option<u64>,
+        sha256: Option<HexDigest>,
+    },
+}
+
+/// The line that declares a loss.
+#[derive(Serialize)]
+struct LostLine<'a> {
+    id: EventId,
+    #[serde(with = "rfc3339")]
+    received: Timestamp,
+    uploader: LineUploader,
+    lost: &'a Lost,
 }
 
 /// The mark of a roll: the events in these objects need the journal no more.
@@ -147,6 +183,23 @@ pub(super) fn long_line_of(
         object,
         bytes,
         sha256,
+    })
+}
+
+/// The line that declares `lost`, with its newline.
+pub(super) fn lost_line_of(
+    id: EventId,
+    received: Timestamp,
+    uploader: &str,
+    lost: &Lost,
+) -> Result<Bytes, StoreError> {
+    to_line(&LostLine {
+        id,
+        received,
+        uploader: LineUploader {
+            stable_id: uploader.into(),
+        },
+        lost,
     })
 }
 

@@ -4,6 +4,7 @@
 //! N is resolved; offsets move only after that. The order of a commit, and what is true if we stop right there, is
 //! written beside [`Committer::commit`]. Called by [`super::Store::open`], which runs the committer as a task.
 
+mod fence_watch;
 mod trim;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use crate::recording::journal_object::{
     OBJECT_BYTES_MAX, OBJECT_HEADER_BYTES, OBJECT_TRAILER_BYTES, ObjectDigest, ObjectError,
     ObjectHeader, ObjectWriter,
 };
+use fence_watch::{FenceWatch, Next};
 
 /// What the frames of one object may take, unpacked.
 const BATCH_BYTES_MAX: usize = OBJECT_BYTES_MAX - OBJECT_HEADER_BYTES - OBJECT_TRAILER_BYTES;
@@ -59,6 +61,7 @@ pub(super) struct OpenerRecord {
 pub(super) struct Committer {
     shared: Arc<Shared>,
     epoch: Epoch,
+    fence_watch: FenceWatch,
     /// The epochs of this process that a failed fsync ended and that were not trimmed yet, by index.
     ended_epochs: BTreeMap<u64, EpochId>,
     /// Used by one encoding at a time; shared only to reach its thread.
@@ -82,15 +85,27 @@ struct Encoded {
     placed: Placed,
 }
 
+/// Why the committer waits no longer.
+enum Due {
+    Commit,
+    /// The store is closed and nothing is pending.
+    End,
+    /// Another recorder wrote our next number.
+    Fenced,
+}
+
 impl Committer {
     /// Claims the first epoch of this process.
     pub(super) async fn claim_epoch(shared: Arc<Shared>) -> Result<Self, StoreError> {
         let previous = newest_epoch(&shared).await?;
         let epoch = claim(&shared, 0, previous, Patience::Tries(CLAIM_TRIES)).await?;
         let compressor = Compressor::new().map_err(StoreError::Compress)?;
+        let now = tokio::time::Instant::now().into_std();
+        let fence_watch = FenceWatch::new(shared.config.fence_look_interval, now);
         Ok(Self {
             shared,
             epoch,
+            fence_watch,
             ended_epochs: BTreeMap::new(),
             compressor: Arc::new(Mutex::new(compressor)),
         })
@@ -100,7 +115,17 @@ impl Committer {
     pub(super) async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
         let mut pace = Pace::new(shared.config.commit_interval, shared.config.commit_bytes);
-        while self.wait_until_due(&pace).await {
+        loop {
+            match self.wait_until_due(&pace).await {
+                Due::Commit => {}
+                Due::End => break,
+                Due::Fenced => {
+                    // If we stop here: nothing is in flight; what was pending was never acked.
+                    let number = self.epoch.next;
+                    stop(&shared, StoreError::Fenced { number });
+                    return;
+                }
+            }
             let now = tokio::time::Instant::now().into_std();
             let (batch, oldest_needed, left_behind) = {
                 let mut state = shared.state();
@@ -111,14 +136,11 @@ impl Committer {
             pace.handle_commit(now, left_behind);
             let committed = watch_for_stall(&shared, self.commit(batch, oldest_needed)).await;
             if let Err(error) = committed {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "the journal stops"
-                );
-                shared.state().halt(error, &shared.space);
-                shared.events_settled.notify_waiters();
+                stop(&shared, error);
                 return;
             }
+            let now = tokio::time::Instant::now().into_std();
+            self.fence_watch.handle_commit(now);
             self.compact();
             shared.wake_roller.notify_one();
             shared.events_settled.notify_waiters();
@@ -127,8 +149,12 @@ impl Committer {
         self.close_epoch().await;
     }
 
-    /// Waits for a commit to be due; false when the store is closed and nothing is pending.
-    async fn wait_until_due(&self, pace: &Pace) -> bool {
+    /// Waits for a commit to be due, or for another end of the waiting.
+    async fn wait_until_due(&mut self, pace: &Pace) -> Due {
+        let next = Next {
+            epoch: self.epoch.id,
+            number: self.epoch.next,
+        };
         loop {
             let (wish, finishing, watches_disk) = {
                 let state = self.shared.state();
@@ -137,28 +163,34 @@ impl Committer {
             };
             let woken = self.shared.wake_committer.notified();
             match wish {
-                None if finishing => return false,
+                None if finishing => return Due::End,
                 None => {
                     let shared = &self.shared;
+                    let fenced = self.fence_watch.fenced(shared, next, None);
                     tokio::select! {
+                        biased;
                         // An empty object says to the others of a fleet that we live.
-                        () = tokio::time::sleep(FLEET_BEAT), if shared.config.fleet => return true,
+                        () = tokio::time::sleep(FLEET_BEAT), if shared.config.fleet => return Due::Commit,
                         () = tokio::time::sleep(DISK_LOOK_INTERVAL), if watches_disk => {
                             shared.look_at_disk().await;
                         }
                         () = woken => {}
+                        () = fenced => return Due::Fenced,
                     }
                 }
-                Some(_) if finishing => return true,
+                Some(_) if finishing => return Due::Commit,
                 Some(wish) => {
                     let now = tokio::time::Instant::now().into_std();
                     let due = pace.due(now, wish);
                     if due <= now {
-                        return true;
+                        return Due::Commit;
                     }
+                    let fenced = self.fence_watch.fenced(&self.shared, next, Some(due));
                     tokio::select! {
+                        biased;
                         () = tokio::time::sleep_until(due.into()) => {}
                         () = woken => {}
+                        () = fenced => return Due::Fenced,
                     }
                 }
             }
@@ -314,6 +346,16 @@ impl Committer {
             }
         }
     }
+}
+
+/// The end of the journal: no commit will follow, and everybody is told.
+fn stop(shared: &Shared, error: StoreError) {
+    tracing::error!(
+        error = &error as &dyn std::error::Error,
+        "the journal stops"
+    );
+    shared.state().halt(error, &shared.space);
+    shared.events_settled.notify_waiters();
 }
 
 /// Says that the store is stalled while `commit` goes on past the limit: it is the probe that finds the store back.

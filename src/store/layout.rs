@@ -37,6 +37,12 @@ pub(super) fn probe(random: &RecordingId) -> Path {
     Path::from(format!("store/probe-{random}"))
 }
 
+/// Whether `name` is a probe.
+pub(super) fn is_probe(name: &Path) -> bool {
+    let random = name.as_ref().strip_prefix("store/probe-");
+    random.is_some_and(|random| random.parse::<RecordingId>().is_ok())
+}
+
 pub(super) fn journal() -> Path {
     Path::from("journal")
 }

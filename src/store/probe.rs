@@ -1,7 +1,7 @@
 //! The backend proven at start, and the store's id made once.
 //!
-//! Invariant: no recorder writes to a backend that lets two creates of one object both succeed, or whose listing lags. Called by
-//! [`super::Store::open`].
+//! Invariant: no recorder writes to a backend that lets two creates of one object both succeed, or whose listing lags; what a
+//! start leaves that is killed in its proof, a later one removes. Called by [`super::Store::open`].
 
 use std::sync::atomic::AtomicU64;
 
@@ -18,6 +18,11 @@ use crate::ids::{RecordingId, StoreId};
 
 /// A start that cannot reach its backend says so rather than waiting for it.
 const START_TRIES: u32 = 3;
+/// A younger probe may be of a start under way, which would take its second create for a first one.
+const LEFT_AGE_MS_MIN: i64 = 3600 * 1000;
+/// How many probes one start removes, and how many it looks at.
+const LEFT_MAX: usize = 256;
+const LISTED_MAX: usize = 8192;
 
 /// Two concurrent creates of one object: exactly one may win, and a later one must fail.
 pub(super) async fn prove_create_is_exclusive(
@@ -31,19 +36,24 @@ pub(super) async fn prove_create_is_exclusive(
     );
     let (one, other) = (one?, other?);
     let later = create_wins(objects, &name, b"later").await?;
-    let is_listed = is_listed(objects, &name).await?;
-    // The proof is done: a probe that stays costs one small object.
-    match tokio::time::timeout(ANSWER_TIMEOUT, objects.store().delete(&name)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%name, %error, "the probe object stays"),
-        Err(_) => tracing::warn!(%name, "no answer to the removal of the probe object in time"),
+    let listed = list_probes(objects, &name).await?;
+    // The proof is done: a probe that stays costs one small object until a later start removes it.
+    for name in std::iter::once(&name).chain(&listed.left) {
+        match tokio::time::timeout(ANSWER_TIMEOUT, objects.store().delete(name)).await {
+            Ok(Ok(()) | Err(object_store::Error::NotFound { .. })) => {}
+            Ok(Err(error)) => tracing::warn!(%name, %error, "the probe object stays"),
+            Err(_) => {
+                tracing::warn!(%name, "no answer to the removal of the probe object in time");
+                break;
+            }
+        }
     }
     let winners = usize::from(one).saturating_add(usize::from(other));
     if winners != 1 || later {
         let later = if later { "won too" } else { "failed" };
         return Err(StoreError::CreateIsNotExclusive { winners, later });
     }
-    if !is_listed {
+    if !listed.shows_ours {
         return Err(StoreError::ListIsStale {
             name: name.to_string(),
         });
@@ -51,17 +61,38 @@ pub(super) async fn prove_create_is_exclusive(
     Ok(())
 }
 
+/// What a listing shows of the probes.
+#[derive(Default)]
+struct Probes {
+    shows_ours: bool,
+    /// Those that starts left which were killed, [`LEFT_MAX`] at most.
+    left: Vec<Path>,
+}
+
 /// A listing is a hint to recovery, but a hint that must not lag: an epoch that it does not show is not looked for.
-async fn is_listed(objects: &Objects, name: &Path) -> Result<bool, StoreError> {
+async fn list_probes(objects: &Objects, ours: &Path) -> Result<Probes, StoreError> {
     let prefix = layout::store();
     let mut names = objects.store().list(Some(&prefix));
     let listing = async {
+        let mut listed = Vec::new();
+        let mut proven_at = None;
         while let Some(object) = names.try_next().await? {
-            if object.location == *name {
-                return Ok(true);
+            if object.location == *ours {
+                proven_at = Some(object.last_modified.timestamp_millis());
+            } else if layout::is_probe(&object.location) && listed.len() < LISTED_MAX {
+                listed.push((object.last_modified.timestamp_millis(), object.location));
             }
         }
-        Ok(false)
+        // Both times are the backend's: its clock may be wrong, but not for one of them alone.
+        let Some(proven_at) = proven_at else {
+            return Ok(Probes::default());
+        };
+        let is_left = |(made, _): &(i64, Path)| proven_at.saturating_sub(*made) >= LEFT_AGE_MS_MIN;
+        let left = listed.into_iter().filter(is_left);
+        Ok(Probes {
+            shows_ours: true,
+            left: left.map(|(_, name)| name).take(LEFT_MAX).collect(),
+        })
     };
     match tokio::time::timeout(ANSWER_TIMEOUT, listing).await {
         Ok(listed) => listed.map_err(|source| StoreError::Object {

@@ -84,6 +84,8 @@ pub struct RecoveryStats {
     pub objects_damaged: u64,
     /// Events that stood in their journals and in no object.
     pub events_rolled: u64,
+    /// Long events of which the journal had the name, and whose object is lost or damaged.
+    pub events_lost: u64,
 }
 
 /// What is watched: the counts, and why the last pass failed.
@@ -297,9 +299,14 @@ impl Recovery {
                 }
             }
         }
-        let frames = readings.iter_mut();
-        let frames = frames.map(|(_, reading)| reading.take_events());
-        let events = events::roll_recovered(&self.shared, frames.collect()).await?;
+        for (listed, reading) in &readings {
+            // If we stop here: the loss is declared, and will not be a second time.
+            let (recorder, epoch) = (&listed.recorder, &listed.epoch);
+            events::declare_lost_objects(&self.shared, recorder, epoch, reading.lost()).await?;
+        }
+        let indexes = readings.iter_mut();
+        let indexes = indexes.map(|(_, reading)| reading.take_events());
+        let events = events::roll_recovered(&self.shared, indexes.collect()).await?;
         // If we stop here: the events stand in objects and in the dead journals; the next pass meets the objects.
         self.shared.recovery.send_modify(|status| {
             let stats = &mut status.stats;
@@ -309,6 +316,11 @@ impl Recovery {
             // If we stop here: those that are left are the oldest, and their events are met under their own names.
             self.close_epoch(listed, reading).await?;
         }
+        // Here, so that a pass that is repeated counts them once.
+        self.shared.recovery.send_modify(|status| {
+            let stats = &mut status.stats;
+            stats.events_lost = stats.events_lost.saturating_add(events.lost);
+        });
         Ok(())
     }
 

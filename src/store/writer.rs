@@ -9,11 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use bytes::Bytes;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
-use super::create::{ANSWER_TIMEOUT, Created, Patience, RETRY_PAUSE};
+use super::create::{Created, Patience, RETRY_PAUSE};
 use super::cut::{self, Learned};
 use super::error::StoreError;
 use super::handle::{End, SealedRecording};
@@ -362,7 +361,8 @@ fn manifest_of(shared: &Shared, job: &SealJob, progress: Progress) -> Result<Man
         recorder: shared.config.recorder(),
         endpoint: job.opening.endpoint.clone(),
         received_at: job.opening.received_at,
-        ended_at: job.end.ended_at,
+        // The end may be of another clock than the beginning: of the backend when it is recovered, or of ours, set back.
+        ended_at: job.end.ended_at.max(job.opening.received_at),
         clean,
         reason: job.end.reason.clone(),
         flags: flags_of(job, &facts, clean),
@@ -461,7 +461,7 @@ pub(super) async fn copy_span(
     segments: &mut SegmentsWriter<'_>,
     course: &mut Course,
 ) -> Result<u64, StoreError> {
-    let frames = read_span(shared, span).await?;
+    let frames = shared.objects.read_span(span).await?;
     let wrong = |source| StoreError::ReadBack {
         recording: id,
         name: span.object.name.to_string(),
@@ -500,22 +500,4 @@ pub(super) async fn copy_span(
         segments.write(news, expected).await?;
     }
     Ok(end)
-}
-
-async fn read_span(shared: &Shared, span: &Span) -> Result<Bytes, StoreError> {
-    let name = &span.object.name;
-    let range = u64::from(span.bytes.start)..u64::from(span.bytes.end);
-    let read = shared.objects.store().get_range(name, range);
-    match tokio::time::timeout(ANSWER_TIMEOUT, read).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(source)) => Err(StoreError::Object {
-            step: "read",
-            name: name.to_string(),
-            source,
-        }),
-        Err(_) => Err(StoreError::Unanswered {
-            step: "read",
-            name: name.to_string(),
-        }),
-    }
 }

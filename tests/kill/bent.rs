@@ -16,7 +16,7 @@ const SEED: u64 = 2;
 /// What a bend says of itself: its name, and whether the verdict shows it.
 type Bend = (&'static str, fn(&Path, &mut Run), fn(&Verdict) -> bool);
 
-const BENDS: [Bend; 9] = [
+const BENDS: [Bend; 12] = [
     ("an ack beyond what is stored", ack_beyond, |verdict| {
         verdict.lost == 1_000_000
     }),
@@ -34,6 +34,13 @@ const BENDS: [Bend; 9] = [
     ("a segment that is gone", lose_segment, |_| true),
     ("a segment of no recording", stray_segment, |_| true),
     ("an object left in the journal", leave_object, |_| true),
+    ("an acked event that is gone", lose_events, |verdict| {
+        verdict.lost_events > 0
+    }),
+    ("an event that is there twice", copy_events, |verdict| {
+        verdict.events_twice > 0
+    }),
+    ("an event that is another", bend_event, |_| true),
     ("a recording of no session", forget_session, |_| true),
     (
         "recordings that others should have sealed",
@@ -52,7 +59,7 @@ async fn the_judge_sees_what_is_lost_bent_left_over_or_there_twice() {
         quoted(&verdict.faults.join("\n"))
     );
     assert!(
-        verdict.acked_bytes > 0,
+        verdict.acked_bytes > 0 && verdict.acked_events > 0,
         "nothing was acked that could be lost"
     );
     let store = scene.directory.join("store");
@@ -61,6 +68,7 @@ async fn the_judge_sees_what_is_lost_bent_left_over_or_there_twice() {
         copy_folder(&store, &copy);
         let mut bent = Run {
             records: run.records.clone(),
+            reported: run.reported.clone(),
             sealed_in: run.sealed_in.clone(),
             ..run
         };
@@ -120,6 +128,29 @@ fn stray_segment(store: &Path, run: &mut Run) {
 fn forget_session(store: &Path, run: &mut Run) {
     let (_, at) = acked(store, run);
     run.records.remove(at);
+}
+
+fn events(store: &Path) -> std::path::PathBuf {
+    let name = Names::below(store).events.into_iter().next();
+    store.join(name.unwrap())
+}
+
+fn lose_events(store: &Path, _: &mut Run) {
+    Names::below(store)
+        .events
+        .iter()
+        .for_each(|name| fs::remove_file(store.join(name)).unwrap());
+}
+
+fn copy_events(store: &Path, _: &mut Run) {
+    let there = events(store);
+    fs::copy(&there, there.with_file_name("0000-copy.ndjson")).unwrap();
+}
+
+fn bend_event(store: &Path, _: &mut Run) {
+    let there = events(store);
+    let text = fs::read_to_string(&there).unwrap();
+    fs::write(there, text.replacen("kubernetes", "cubernetes", 1)).unwrap();
 }
 
 /// What a recorder sealed before it was killed was sealed after, and the reverse.

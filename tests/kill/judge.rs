@@ -13,6 +13,7 @@ use tailtape::store::{StoreError, StoreReader, StoreUrl};
 
 use crate::content::Key;
 use crate::raw::{self, Names};
+use crate::reporter;
 use crate::round::Run;
 use crate::session::{Endpoint, Script, Told};
 
@@ -39,6 +40,11 @@ pub(crate) struct Verdict {
     pub(crate) unheard: u64,
     pub(crate) lost: u64,
     pub(crate) twice: u64,
+    pub(crate) acked_events: u64,
+    /// Events that were stored although their answer was not heard.
+    pub(crate) unheard_events: u64,
+    pub(crate) lost_events: u64,
+    pub(crate) events_twice: u64,
     pub(crate) faults: Vec<String>,
 }
 
@@ -64,6 +70,7 @@ pub(crate) async fn judge(store: &Path, run: &Run) -> Verdict {
             }
         }
     }
+    verdict.events(store, run);
     verdict.left_over(store);
     verdict
 }
@@ -178,6 +185,56 @@ impl Verdict {
         ];
         for (claim, _) in claims.iter().filter(|(_, holds)| !holds) {
             self.fault(format!("not true: {claim}; {held:?}; {record:?}"));
+        }
+    }
+
+    /// Each acked event is one line below `events/`, as it was sent; one whose answer was not heard is one at most.
+    fn events(&mut self, store: &Path, run: &Run) {
+        let mut stored = BTreeMap::<String, (String, u64)>::new();
+        for name in Names::below(store).events {
+            let lines = match raw::lines(store, &name) {
+                Ok(lines) => lines,
+                Err(what) => {
+                    self.fault(format!("{name}: {what}"));
+                    continue;
+                }
+            };
+            for (text, line) in lines {
+                let node = &line["uploader"]["node_name"];
+                if node != "ssh-node.tail.test" || line["destination"]["node"] != *node {
+                    self.fault(format!("{name}: not from the node that sent it: {node}"));
+                }
+                let mark = line["event"]["mark"].as_str().unwrap_or_default();
+                let (event, times) = stored.entry(mark.to_owned()).or_default();
+                *event = text;
+                *times += 1;
+            }
+        }
+        for reported in &run.reported {
+            for number in 0..reported.sent {
+                let (key, mark) = (reported.key, reporter::mark(reported.key, number));
+                let is_acked = reported.acked.contains(&number);
+                self.acked_events += u64::from(is_acked);
+                let Some((event, times)) = stored.remove(&mark) else {
+                    if is_acked {
+                        self.lost_events += 1;
+                        self.fault(format!("event {mark} is acked and not in the store"));
+                    }
+                    continue;
+                };
+                self.unheard_events += u64::from(!is_acked);
+                self.events_twice += times - 1;
+                if times > 1 {
+                    self.fault(format!("event {mark} is there {times} times"));
+                }
+                let sent = format!("\"event\":{}}}", reporter::body(key, number));
+                if !event.ends_with(&sent) {
+                    self.fault(format!("event {mark} is not what was sent"));
+                }
+            }
+        }
+        for mark in stored.into_keys() {
+            self.fault(format!("an event that nobody sent: {mark}"));
         }
     }
 

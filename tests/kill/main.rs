@@ -14,6 +14,7 @@ mod content;
 mod judge;
 mod raw;
 mod recorder;
+mod reporter;
 mod round;
 mod session;
 mod tailnet;
@@ -54,7 +55,10 @@ async fn a_recorder_killed_at_any_moment_loses_no_acked_byte_and_stores_none_twi
     );
     // A run in which nothing was at stake proves nothing.
     assert!(
-        verdict.acked_bytes > 0 && verdict.recovered > 0 && verdict.whole > 0,
+        verdict.acked_bytes > 0
+            && verdict.recovered > 0
+            && verdict.whole > 0
+            && verdict.acked_events > 0,
         "{verdict:?}"
     );
     say(&format!(
@@ -68,6 +72,10 @@ async fn a_recorder_killed_at_any_moment_loses_no_acked_byte_and_stores_none_twi
         verdict.lost,
         verdict.twice,
         verdict.recovered,
+    ));
+    say(&format!(
+        "kill: {} acked events, {} lost, {} twice, {} stored whose answer was not heard",
+        verdict.acked_events, verdict.lost_events, verdict.events_twice, verdict.unheard_events,
     ));
     scene.clear();
 }

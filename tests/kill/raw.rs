@@ -25,6 +25,7 @@ pub(crate) struct Names {
     pub(crate) manifests: BTreeSet<String>,
     pub(crate) segments: BTreeSet<String>,
     pub(crate) journal: BTreeSet<String>,
+    pub(crate) events: BTreeSet<String>,
     /// Writes that did not come to their end.
     pub(crate) staged: BTreeSet<String>,
     /// What starts that were killed had proven the store with.
@@ -56,6 +57,8 @@ impl Names {
                 &mut self.staged
             } else if name.starts_with("journal/") {
                 &mut self.journal
+            } else if name.starts_with("events/") && name.ends_with(".ndjson") {
+                &mut self.events
             } else if recording && name.ends_with(".json") {
                 &mut self.manifests
             } else if recording && name.ends_with(".cast") {
@@ -127,6 +130,20 @@ pub(crate) fn read(store: &Path, name: &str) -> Result<(Value, Vec<u8>), String>
         return Err("the stream is not what the manifest says".to_owned());
     }
     Ok((manifest, stream))
+}
+
+/// The lines of an object of events, each of which ends with its newline.
+///
+/// # Errors
+/// What is no line of JSON.
+pub(crate) fn lines(store: &Path, name: &str) -> Result<Vec<(String, Value)>, String> {
+    let text = fs::read_to_string(store.join(name)).map_err(|error| error.to_string())?;
+    let whole = text.strip_suffix('\n').ok_or("ends within a line")?;
+    let lines = whole.split('\n').map(|line| {
+        let json = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        Ok((line.to_owned(), json))
+    });
+    lines.collect()
 }
 
 /// Whether a journal object is one that stays: an opener or a fence.

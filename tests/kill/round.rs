@@ -19,12 +19,15 @@ use tokio::task::JoinSet;
 use crate::content::Key;
 use crate::judge::Record;
 use crate::recorder::{Home, Recorder};
+use crate::reporter::{Reported, Reporter};
 use crate::session::{Endpoint, Script, Session, Tally};
 use crate::tailnet::World;
 use crate::{raw, soon};
 
 /// Sessions of a round, all at the same time.
 pub(crate) const SESSIONS: u32 = 50;
+/// Senders of events beside them.
+const REPORTERS: u32 = 4;
 /// One in so many sessions comes over HTTP/1.1.
 const V1_EVERY: u32 = 10;
 /// So many acked sessions make a round one that streams.
@@ -63,6 +66,7 @@ pub(crate) struct Run {
     /// Segments of attempts to seal that were killed, before they were swept.
     pub(crate) orphans: usize,
     pub(crate) records: Vec<Record>,
+    pub(crate) reported: Vec<Reported>,
     /// Names of manifests, and the round at whose end each was first seen.
     pub(crate) sealed_in: BTreeMap<String, u32>,
 }
@@ -122,6 +126,7 @@ impl Run {
             kills: 0,
             orphans: 0,
             records: Vec::new(),
+            reported: Vec::new(),
             sealed_in: BTreeMap::new(),
         }
     }
@@ -164,6 +169,23 @@ impl Run {
                 }
             });
         }
+        let mut reporters = Vec::new();
+        for session in SESSIONS..SESSIONS + REPORTERS {
+            let reporter = Reporter::new(Key {
+                seed: self.seed,
+                round: self.round,
+                session,
+            });
+            reporters.push(reporter.clone());
+            let (sender, killed) = (world.sender().clone(), Arc::clone(&killed));
+            running.spawn(async move {
+                if let Err(trouble) = reporter.run(sender, target).await
+                    && !killed.load(Ordering::SeqCst)
+                {
+                    panic!("a recorder that lives failed an event: {trouble}");
+                }
+            });
+        }
         let begun = progress.wait_for(|tally| match plan.phase {
             Phase::Opening => true,
             Phase::Streaming => tally.acked >= STREAMING_MIN,
@@ -199,6 +221,7 @@ impl Run {
             told: session.told(),
         });
         self.records.extend(records);
+        self.reported.extend(reporters.iter().map(Reporter::told));
         self.round += 1;
     }
 

@@ -246,7 +246,8 @@ impl Session {
     }
 }
 
-fn accepted(status: StatusCode) -> Result<(), String> {
+/// Whether a status says that a request was taken.
+pub(crate) fn accepted(status: StatusCode) -> Result<(), String> {
     let accepted = status == StatusCode::OK;
     accepted
         .then_some(())

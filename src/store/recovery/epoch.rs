@@ -7,13 +7,13 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use object_store::ObjectStoreExt;
 
 use super::super::create::ANSWER_TIMEOUT;
 use super::super::error::StoreError;
+use super::super::events::EventIndex;
 use super::super::handle::End;
 use super::super::state::ObjectPlace;
 use super::super::writer::{self, Received, SealJob, Sealed};
@@ -41,14 +41,17 @@ const STOPPED_REASON: &str = "the recorder stopped before the upload ended";
 pub(super) struct Reading {
     fence: Fence,
     index: Index,
-    /// The events in it, in the order of the journal.
-    events: Vec<Bytes>,
 }
 
 impl Reading {
     /// The events, once.
-    pub(super) fn take_events(&mut self) -> Vec<Bytes> {
-        std::mem::take(&mut self.events)
+    pub(super) fn take_events(&mut self) -> EventIndex {
+        std::mem::take(&mut self.index.events)
+    }
+
+    /// Numbers of objects that are lost or damaged.
+    pub(super) fn lost(&self) -> &[JournalNumber] {
+        &self.index.lost
     }
 }
 
@@ -100,7 +103,7 @@ pub(super) async fn close(
     reading: Reading,
     sealed: &mut BTreeSet<RecordingId>,
 ) -> Result<Counts, StoreError> {
-    let Reading { fence, index, .. } = reading;
+    let Reading { fence, index } = reading;
     // If we stop here: nothing but fsyncs and the roll of events happened, and both can be repeated.
     let mut counts = Counts {
         objects_damaged: length(index.lost.len()),
@@ -216,7 +219,6 @@ async fn read(
     fence: Fence,
 ) -> Result<Option<Reading>, StoreError> {
     let mut index = Index::default();
-    let mut events_by_object = Vec::new();
     let first = fence.header.oldest_needed.max(JournalNumber::OPENER.next());
     let mut expected = Some(fence.header.previous);
     for number in (first.0..fence.header.number.0).rev().map(JournalNumber) {
@@ -225,7 +227,10 @@ async fn read(
             Read::Whole { bytes, stored_at } => (bytes, stored_at),
             Read::Absent if is_marked(shared, &fence).await? => return Ok(None),
             Read::Absent | Read::Damaged { .. } => {
-                tracing::error!(%name, "a journal object is lost: recordings with bytes in it have gaps");
+                tracing::error!(
+                    %name, epoch = %listed.epoch, number = number.0,
+                    "a journal object is lost: recordings with bytes in it have gaps, and events in it are lost"
+                );
                 index.handle_lost(number);
                 expected = None;
                 continue;
@@ -240,7 +245,10 @@ async fn read(
             == (listed.recorder, listed.epoch, number);
         let vouched_for = expected.is_none_or(|digest| digest == digest_of(&bytes));
         if !in_place || !vouched_for {
-            tracing::error!(%name, "a journal object is not the one that its successor names");
+            tracing::error!(
+                %name, epoch = %listed.epoch, number = number.0,
+                "a journal object is not the one that its successor names: recordings with bytes in it have gaps, and events in it are lost"
+            );
             index.handle_lost(number);
             expected = None;
             continue;
@@ -253,14 +261,9 @@ async fn read(
             number,
             epoch_index: u64::MAX,
         });
-        events_by_object.push(index.handle_object(&place, &object, stored_at));
+        index.handle_object(&place, &object, stored_at);
     }
-    let events = events_by_object.into_iter().rev().flatten();
-    Ok(Some(Reading {
-        fence,
-        index,
-        events: events.map(Bytes::from).collect(),
-    }))
+    Ok(Some(Reading { fence, index }))
 }
 
 /// Whether the marker stands behind the fence: everything of the epoch is sealed, and may be gone.

@@ -1,6 +1,6 @@
 //! What an epoch's journal holds of each recording: where its frames are, and what they say of its opening and end.
 //!
-//! Invariant: memory held is one span per recording and object, whatever their bytes. Objects come in any order; a frame may
+//! Invariant: memory held is one span per recording and object, and one per event, whatever their bytes. Objects come in any order; a frame may
 //! stand twice (a compaction copies frames), never in part. Pure. Called by `epoch.rs`.
 
 use std::collections::BTreeMap;
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
+use super::super::events::EventIndex;
 use super::super::state::{ObjectPlace, Span};
 use crate::ids::{JournalNumber, RecordingId};
 use crate::recording::frame::{Frame, FrameKind};
@@ -21,6 +22,8 @@ use crate::recording::records::{CloseRecord, CutRecord, OpenRecord};
 #[derive(Debug, Default)]
 pub(super) struct Index {
     pub(super) recordings: BTreeMap<RecordingId, Found>,
+    /// What stands among them and belongs to none.
+    pub(super) events: EventIndex,
     /// Numbers of objects that are lost or damaged.
     pub(super) lost: Vec<JournalNumber>,
 }
@@ -54,14 +57,13 @@ pub(super) struct Plan {
 }
 
 impl Index {
-    /// Takes a whole object; returns the events in it, which belong to no recording.
+    /// Takes a whole object.
     pub(super) fn handle_object(
         &mut self,
         place: &Arc<ObjectPlace>,
         object: &JournalObject<'_>,
         stored_at: Timestamp,
-    ) -> Vec<Vec<u8>> {
-        let mut events = Vec::new();
+    ) {
         let mut position = OBJECT_HEADER_BYTES;
         // The frames were walked when the object was read: none is bent.
         for frame in object.frames().flatten() {
@@ -70,7 +72,8 @@ impl Index {
             match frame.kind {
                 FrameKind::Opener | FrameKind::Fence => continue,
                 FrameKind::Event => {
-                    events.extend(frame.plain().map(std::borrow::Cow::into_owned));
+                    let bytes = narrow(start)..narrow(position);
+                    self.events.handle_frame(place, &frame, bytes);
                     continue;
                 }
                 FrameKind::Open
@@ -86,7 +89,6 @@ impl Index {
             }
             found.handle_frame(place, &frame, start..position);
         }
-        events
     }
 
     /// An object of that number is lost.
@@ -119,8 +121,6 @@ impl Found {
     }
 
     fn handle_data(&mut self, place: &Arc<ObjectPlace>, frame: &Frame<'_>, bytes: Range<usize>) {
-        // An object is 16 MiB at most, so its positions fit.
-        let narrow = |position| u32::try_from(position).unwrap_or(u32::MAX);
         let bytes = narrow(bytes.start)..narrow(bytes.end);
         let start = frame.offset.0;
         let end = start.saturating_add(u64::from(frame.plain_bytes()));
@@ -187,6 +187,11 @@ impl Found {
         let cut = self.cut.as_ref().map(|cut| &cut.opening);
         self.open.as_ref().or(cut)
     }
+}
+
+/// An object is 16 MiB at most, so its positions fit.
+fn narrow(position: usize) -> u32 {
+    u32::try_from(position).unwrap_or(u32::MAX)
 }
 
 fn gap(start: u64, end: u64) -> Gap {

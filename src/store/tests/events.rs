@@ -2,18 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use object_store::path::Path;
 
-use super::super::events::{RecoveredEvents, roll_recovered};
+use super::super::events::{EventIndex, RecoveredEvents, roll_recovered};
+use super::super::state::ObjectPlace;
 use super::super::{Event, Store, StoreError};
 use super::faulty_store::{Fault, Outage};
 use super::world::{BACKENDS, Backend, World, at, clean_end, durable_at, opening};
-use crate::ids::EventId;
-use crate::recording::frame::FrameKind;
-use crate::recording::journal_object::JournalObject;
+use crate::ids::{EventId, RecordingId, StreamOffset};
+use crate::recording::frame::{Frame, FrameKind, encode};
+use crate::recording::journal_object::{JournalObject, OBJECT_HEADER_BYTES};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -32,19 +36,58 @@ async fn record(store: &Store, n: usize) -> Result<EventId, StoreError> {
     store.record_event(event_of("nProxy", &body)).await
 }
 
-/// The plain bytes of all event frames in the journal, in its order.
-async fn journalled(world: &World) -> Vec<Bytes> {
+/// An event frame in the journal.
+struct Journalled {
+    place: Arc<ObjectPlace>,
+    bytes: Range<u32>,
+    plain: Bytes,
+}
+
+/// All event frames in the journal, in its order.
+async fn journalled(world: &World) -> Vec<Journalled> {
     let mut frames = Vec::new();
     for name in world.names_with("journal/").await {
         let bytes = world.get(&name).await;
-        for frame in JournalObject::decode(&bytes).unwrap().frames() {
+        let object = JournalObject::decode(&bytes).unwrap();
+        let place = Arc::new(ObjectPlace {
+            name: Path::from(name),
+            number: object.header.number,
+            epoch_index: 0,
+        });
+        let mut end = OBJECT_HEADER_BYTES;
+        for frame in object.frames() {
             let frame = frame.unwrap();
+            let start = end;
+            end += frame.encoded_bytes();
             if frame.kind == FrameKind::Event {
-                frames.push(frame.plain().unwrap().into_owned().into());
+                frames.push(Journalled {
+                    place: Arc::clone(&place),
+                    bytes: u32::try_from(start).unwrap()..u32::try_from(end).unwrap(),
+                    plain: frame.plain().unwrap().into_owned().into(),
+                });
             }
         }
     }
     frames
+}
+
+/// What recovery knows of these frames: it reads the objects from the newest down.
+async fn index_of(world: &World, frames: &[Journalled]) -> EventIndex {
+    let mut index = EventIndex::default();
+    for of_object in frames.chunk_by(|a, b| a.place.name == b.place.name).rev() {
+        let object = world.get(of_object[0].place.name.as_ref()).await;
+        for one in of_object {
+            let start = usize::try_from(one.bytes.start).unwrap();
+            let (frame, _) = Frame::decode(&object[start..]).unwrap();
+            index.handle_frame(&one.place, &frame, one.bytes.clone());
+        }
+    }
+    index
+}
+
+async fn roll_again(world: &World, store: &Store, frames: &[Journalled]) -> RecoveredEvents {
+    let index = index_of(world, frames).await;
+    roll_recovered(&store.shared, vec![index]).await.unwrap()
 }
 
 /// How often each event stands below `events/`, by its id.
@@ -75,7 +118,7 @@ async fn an_event_is_committed_at_once_also_right_after_another_commit() {
             let id = record(&store, n).await.unwrap();
             let frames = journalled(&world).await;
             assert_eq!(frames.len(), n);
-            let line: serde_json::Value = serde_json::from_slice(&frames[n - 1]).unwrap();
+            let line: serde_json::Value = serde_json::from_slice(&frames[n - 1].plain).unwrap();
             assert_eq!(line["id"], id.to_string());
             assert_eq!(line["event"]["n"], n);
             assert_eq!(line["destination"]["nodeID"], "nProxy");
@@ -119,7 +162,7 @@ async fn a_long_event_is_an_object_first_and_its_name_in_the_journal() {
         let line: serde_json::Value = serde_json::from_slice(&object).unwrap();
         assert_eq!(line["event"]["body"].as_str().unwrap().len(), 300 * 1024);
         let frames = journalled(&world).await;
-        let frame: serde_json::Value = serde_json::from_slice(&frames[0]).unwrap();
+        let frame: serde_json::Value = serde_json::from_slice(&frames[0].plain).unwrap();
         assert_eq!(frame["object"], name);
         assert_eq!(frame["bytes"], object.len());
         assert_eq!(
@@ -128,7 +171,7 @@ async fn a_long_event_is_an_object_first_and_its_name_in_the_journal() {
             "nothing is left to roll"
         );
         assert_eq!(
-            roll_recovered(&store.shared, vec![frames]).await.unwrap(),
+            roll_again(&world, &store, &frames).await,
             RecoveredEvents::default()
         );
         store.close().await.unwrap();
@@ -314,15 +357,14 @@ fn a_kill_at_any_put_loses_no_acked_event_and_recovery_stores_none_twice() {
 async fn recovers(world: &World, acked: &[EventId], case: &str) {
     let frames = journalled(world).await;
     let store = world.open().await.unwrap();
-    let shared = &store.shared;
-    // Two recoverers at once, and others that come late, to a journal whose oldest objects are gone already.
-    let (one, other) = tokio::join!(
-        roll_recovered(shared, vec![frames.clone()]),
-        roll_recovered(shared, vec![frames.clone()])
+    // Its own recovery would trim the journal that we are to read three times.
+    store.committer.stop.cancel();
+    // Two recoverers at once, and one that comes late.
+    tokio::join!(
+        roll_again(world, &store, &frames),
+        roll_again(world, &store, &frames)
     );
-    one.unwrap_or_else(|error| panic!("{case}: {error:?}"));
-    other.unwrap_or_else(|error| panic!("{case}: {error:?}"));
-    let late = roll_recovered(shared, vec![frames]).await.unwrap();
+    let late = roll_again(world, &store, &frames).await;
     assert!(late.rolled + late.found <= 8, "{case}");
     let stored = stored(world).await;
     assert!(
@@ -355,13 +397,49 @@ async fn events_that_were_rolled_are_not_rolled_again_when_the_oldest_of_them_ar
     let frames = journalled(&world).await;
     assert_eq!(frames.len(), 9, "eight events and a mark");
     for trimmed in [5, 4, 3, 2, 1, 0] {
-        let rolled = roll_recovered(&store.shared, vec![frames[trimmed..].to_vec()]).await;
-        rolled.unwrap();
+        roll_again(&world, &store, &frames[trimmed..]).await;
         assert_eq!(stored(&world).await, once(&acked), "{trimmed} are gone");
     }
-    let wrong = [frames, vec![Bytes::from_static(b"no event")]].concat();
+    let mut wrong = index_of(&world, &frames).await;
+    let mut noise = Vec::new();
+    let nobody = RecordingId::from_bytes([0; 10]);
+    encode(
+        &mut noise,
+        None,
+        FrameKind::Event,
+        nobody,
+        StreamOffset(0),
+        b"no event",
+    )
+    .unwrap();
+    let (frame, _) = Frame::decode(&noise).unwrap();
+    wrong.handle_frame(&frames[0].place, &frame, 0..1);
     let refused = roll_recovered(&store.shared, vec![wrong]).await;
     assert!(matches!(refused, Err(StoreError::EventLine(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn recovery_holds_the_lines_of_one_object_whatever_the_journal_holds() {
+    let world = World::new(Backend::Memory).await;
+    let store = world.open().await.unwrap();
+    // Nothing is rolled, so that the journal holds all of it.
+    store.committer.roller.abort();
+    let mut ids = Vec::new();
+    for n in 0..150 {
+        let body = format!("{{\"body\":\"{n} {}\"}}", "x".repeat(200 * 1024));
+        let uploader = ["nOne", "nOther", "nThird"][n % 3];
+        ids.push(store.record_event(event_of(uploader, &body)).await.unwrap());
+    }
+    let rolled = roll_again(&world, &store, &journalled(&world).await).await;
+    assert_eq!((rolled.rolled, rolled.found, rolled.lost), (150, 0, 0));
+    let most = 8 * 1024 * 1024;
+    assert!(
+        (most / 2..=most).contains(&rolled.held_bytes_most),
+        "of 30 MB: {rolled:?}"
+    );
+    // Of 50 events of 200 KiB of each uploader 40 go into an object.
+    assert_eq!(world.names_with("events/").await.len(), 6);
+    assert_eq!(stored(&world).await, once(&ids));
 }
 
 #[tokio::test(start_paused = true)]

@@ -59,6 +59,8 @@ pub(super) struct FaultyStore {
     died: Notify,
     /// How long the backend takes for a put of the journal, also when nobody waits for its answer.
     latency: Mutex<Duration>,
+    /// How long it takes for a read of the journal.
+    read_latency: Mutex<Duration>,
     overwrites: bool,
 }
 
@@ -85,6 +87,7 @@ impl FaultyStore {
             dies_at: Mutex::default(),
             died: Notify::new(),
             latency: Mutex::default(),
+            read_latency: Mutex::default(),
             overwrites: false,
         }
     }
@@ -111,6 +114,10 @@ impl FaultyStore {
 
     pub(super) fn set_latency(&self, latency: Duration) {
         *self.latency.lock().unwrap() = latency;
+    }
+
+    pub(super) fn set_read_latency(&self, latency: Duration) {
+        *self.read_latency.lock().unwrap() = latency;
     }
 
     /// The backend without faults, gate and counts.
@@ -269,7 +276,13 @@ impl ObjectStore for FaultyStore {
         'p: 'a,
         Self: 'a,
     {
-        self.inner.get_opts(name, options)
+        Box::pin(async move {
+            let latency = *self.read_latency.lock().unwrap();
+            if latency > Duration::ZERO && name.as_ref().starts_with("journal/") {
+                tokio::time::sleep(latency).await;
+            }
+            self.inner.get_opts(name, options).await
+        })
     }
 
     fn delete_stream(

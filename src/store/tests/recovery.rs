@@ -1,5 +1,6 @@
 //! After a crash: every acked byte is in the store, in order, exactly once; gaps are flagged; the journal is trimmed.
 
+mod events;
 mod steps;
 mod takeover;
 
@@ -9,7 +10,7 @@ use bytes::Bytes;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
-use super::super::{RecordingHandle, RecoveryState, RecoveryStats, Store, StoreError};
+use super::super::{Opening, RecordingHandle, RecoveryState, RecoveryStats, Store, StoreError};
 use super::process::Process;
 use super::world::{BACKENDS, Backend, World, clean_end, durable_at, opening};
 use crate::ids::RecordingId;
@@ -300,6 +301,79 @@ async fn a_clean_close_leaves_nothing_to_the_next_start() {
         assert_eq!(recovered(&second.store).await.epochs_found, 0);
         assert_eq!(world.names_with("journal/").await.len(), 3);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recording_never_ends_before_it_began_whatever_the_clocks_say() {
+    for has_end in [false, true] {
+        let world = World::new(Backend::Memory).await;
+        let first = Process::start(&world, 1, None).await.unwrap();
+        // The recorder's clock was far ahead of the backend's, by which a recovered recording ends; or it was set back meanwhile.
+        let received_at = super::world::at("2150-01-01T00:00:00Z");
+        let mut handle = first
+            .store
+            .begin(Opening {
+                received_at,
+                ..opening()
+            })
+            .unwrap();
+        handle.append(Bytes::from_static(CAST)).await.unwrap();
+        durable_at(&handle, CAST.len() as u64).await.unwrap();
+        if has_end {
+            handle.finish(clean_end()).await.unwrap();
+        } else {
+            first.die();
+            let second = Process::start(&world, 2, None).await.unwrap();
+            recovered(&second.store).await;
+        }
+        let (manifest, stream) = world.only_manifest().await;
+        assert_eq!(stream, CAST);
+        assert_eq!(
+            (manifest.received_at, manifest.ended_at),
+            (received_at, received_at),
+            "{has_end}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_removes_the_probes_of_starts_that_were_killed() {
+    let world = World::new(Backend::File).await;
+    world.open().await.unwrap().close().await.unwrap();
+    let folder = world.root().join("store");
+    let made = |name: &str, age: Duration| {
+        let file = std::fs::File::create_new(folder.join(name)).unwrap();
+        let now = file.metadata().unwrap().modified().unwrap();
+        file.set_modified(now - age).unwrap();
+    };
+    let hour = Duration::from_secs(3600);
+    let letters = || b'a'..=b't';
+    for (n, m) in letters().flat_map(|n| letters().take(15).map(move |m| (n, m))) {
+        let random = [char::from(n), char::from(m)];
+        made(
+            &format!("probe-{}aaaaaaaaaaaaaa", String::from_iter(random)),
+            2 * hour,
+        );
+    }
+    // Another start may be at it, and what is no probe is not ours to remove.
+    made("probe-bbbbbbbbbbbbbbbb", hour / 2);
+    made("probe-of-something-else", 24 * hour);
+    made("notes", 24 * hour);
+    let others = [
+        "store/id",
+        "store/notes",
+        "store/probe-bbbbbbbbbbbbbbbb",
+        "store/probe-of-something-else",
+    ];
+    world.open().await.unwrap().close().await.unwrap();
+    let left = world.names_with("store/").await.len();
+    assert_eq!(
+        left,
+        300 - 256 + others.len(),
+        "so many at once and no more"
+    );
+    world.open().await.unwrap().close().await.unwrap();
+    assert_eq!(world.names_with("store/").await, others);
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,7 +20,7 @@ use object_store::memory::InMemory;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::super::CompactionLimits;
+use super::super::{CompactionLimits, StoreError};
 use super::power::{Kept, Ledger, ModelDisk, ModelStore, Objects, Process, Signal};
 use super::world::at;
 use dice::Dice;
@@ -283,8 +283,11 @@ async fn recover(world: &Arc<World>, dice: &mut Dice, name: &str) -> Result<(), 
         format!("{name}: not recovered: {stats:?}: {why:?}")
     })?;
     world.count(|tally| tally.takeovers += stats.epochs_fenced);
-    let closed = store.close().await;
-    closed.map_err(|error| format!("{name}: {}", error.with_causes()))
+    match store.close().await {
+        // It idles beside a zombie that goes on: without a fleet's beats that one takes it for dead, and it notices.
+        Err(StoreError::Fenced { .. }) => Ok(()),
+        closed => closed.map_err(|error| format!("{name}: {}", error.with_causes())),
+    }
 }
 
 fn from_environment(name: &str, default: u64) -> u64 {
