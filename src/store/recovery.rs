@@ -138,8 +138,8 @@ struct Watched {
 /// An epoch whose recorder is dead.
 struct DeadEpoch {
     listed: Listed,
-    /// Held until it is closed.
-    _lock: Option<RecorderLock>,
+    /// Held until it is closed. One serves all epochs of the recorder.
+    lock: Option<RecorderLock>,
 }
 
 /// What is known of a recorder.
@@ -204,13 +204,13 @@ impl Recovery {
             if self.closed.contains(&listed.epoch) || self.shared.is_own_epoch(&listed.epoch) {
                 continue;
             }
-            match self.look_at(&own, &listed).await {
+            // A lock that we hold for one epoch of a recorder is no sign of life for the next.
+            let ours = |dead: &Vec<DeadEpoch>| dead.iter().any(|dead| dead.lock.is_some());
+            let locked = dead.get(&listed.recorder).is_some_and(ours);
+            match self.look_at(&own, &listed, locked).await {
                 Ok(Holder::Dead(lock)) => {
                     let dead = dead.entry(listed.recorder).or_default();
-                    dead.push(DeadEpoch {
-                        listed,
-                        _lock: lock,
-                    });
+                    dead.push(DeadEpoch { listed, lock });
                 }
                 Ok(Holder::Lives) => {}
                 Ok(Holder::Watched) => undecided = true,
@@ -227,10 +227,16 @@ impl Recovery {
         failure.map_or(Ok(undecided), Err)
     }
 
-    /// Whether the recorder of an epoch lives. Deciding wrongly costs a living recorder its epoch, and never a byte.
-    async fn look_at(&mut self, own: &RecorderId, listed: &Listed) -> Result<Holder, StoreError> {
-        if listed.recorder == *own {
-            // Whoever had our key before us is gone, or is to go.
+    /// Whether the recorder of an epoch lives; `locked` if we hold its lock. Deciding wrongly costs a living recorder its epoch, and never a byte.
+    async fn look_at(
+        &mut self,
+        own: &RecorderId,
+        listed: &Listed,
+        locked: bool,
+    ) -> Result<Holder, StoreError> {
+        // Whoever had our key before us is gone, or is to go.
+        if locked || listed.recorder == *own {
+            self.watched.remove(&listed.epoch);
             return Ok(Holder::Dead(None));
         }
         let known = self

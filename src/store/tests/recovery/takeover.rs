@@ -102,6 +102,37 @@ async fn on_a_disk_a_free_lock_is_a_death_certificate_and_a_held_one_a_sign_of_l
     assert_eq!(world.sealed_of(open.id()).await.1, CAST);
 }
 
+/// Both epochs of a dead recorder are dead, also when its second start died before it could fence the first: the lock that is taken for
+/// the one is no sign of life for the other.
+#[tokio::test(start_paused = true)]
+async fn all_epochs_of_a_dead_recorder_are_closed_in_one_pass() {
+    let world = World::new(Backend::File).await;
+    let first = Process::start(&world, 1, None).await.unwrap();
+    let open = recording(&first.store, &[CAST]).await;
+    first.die();
+    let second = Process::start(&world, 2, None).await.unwrap();
+    second.die();
+    let left = world.names_with("journal/").await;
+    assert_eq!(left.len(), 3, "two openers and a commit: {left:?}");
+
+    let third = Process::start_as(&world, another_key(&world), 3, None)
+        .await
+        .unwrap();
+    let stats = recovered(&third.store).await;
+    assert_eq!(
+        (
+            stats.epochs_found,
+            stats.epochs_fenced,
+            stats.epochs_closed,
+            stats.epochs_foreign
+        ),
+        (2, 2, 2, 0),
+        "{stats:?}"
+    );
+    assert_eq!(world.sealed_of(open.id()).await.1, CAST);
+    assert_eq!(world.journal_left().await, Vec::<String>::new());
+}
+
 #[tokio::test(start_paused = true)]
 async fn two_recorders_that_recover_at_once_both_end_well() {
     for steps in 0..40 {
