@@ -31,3 +31,5 @@ pub mod shutdown;
 pub mod status;
 pub mod store;
 pub mod telemetry;
+#[cfg(test)]
+mod turns;

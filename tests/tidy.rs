@@ -40,6 +40,7 @@ const ROOMS: &[(&str, Layer, &[&str])] = &[
     ("screen", Layer::Core, ALL_CORE),
     ("shutdown", Layer::Core, &[]),
     ("ids", Layer::Core, &[]),
+    ("turns", Layer::Core, &[]),
 ];
 
 /// The core looks at itself freely, but at nothing above.
