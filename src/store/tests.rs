@@ -6,6 +6,7 @@ mod durability;
 mod events;
 mod faults;
 mod faulty_store;
+mod hashing;
 mod power;
 mod process;
 mod recovery;
