@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use super::error::StoreError;
 use super::fence::{Found, Next, Resolution, Sent};
 use super::local_disk::DiskSync;
+use super::repeats::Repeats;
 
 /// How long one create, or one read of a small object, may take before it counts as unanswered.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -134,6 +135,8 @@ impl Objects {
         let mut late = LateAnswers::default();
         let mut next = Next::SendAgain;
         let mut foreign = Bytes::new();
+        let mut repeats = Repeats::default();
+        let clock = || tokio::time::Instant::now().into_std();
         loop {
             next = match next {
                 Next::SendAgain if late.are_too_many() => {
@@ -147,9 +150,12 @@ impl Objects {
                     let (sent, error) = self.send(name, bytes, &mut late).await;
                     if let Some(error) = error {
                         self.note_trouble();
-                        tracing::warn!(%name, error = error.with_causes(), "create failed; it will be tried again");
                         trouble(&error);
+                        let told = error.with_causes();
                         tries_left.spend(|| error)?;
+                        if let Some(so_far) = repeats.handle_trouble(clock()) {
+                            tracing::warn!(%name, error = told, failing_seconds = so_far.as_secs(), "create failed; it will be tried again");
+                        }
                         tokio::time::sleep(RETRY_PAUSE).await;
                     }
                     resolution.handle_sent(sent)
@@ -184,7 +190,12 @@ impl Objects {
                         Next::Durable
                     }
                 }
-                Next::Durable => return Ok(Created::Durable),
+                Next::Durable => {
+                    if let Some(lasted) = repeats.lasted(clock()) {
+                        tracing::info!(%name, failed_seconds = lasted.as_secs(), "create got through");
+                    }
+                    return Ok(Created::Durable);
+                }
                 Next::Fenced => return Ok(Created::Different(foreign)),
                 Next::Poisoned => return Ok(Created::Poisoned(None)),
             };
