@@ -18,8 +18,11 @@ use super::fence::{Found, Next, Resolution, Sent};
 use super::local_disk::DiskSync;
 use super::repeats::Repeats;
 
-/// How long one create, or one read of a small object, may take before it counts as unanswered.
+/// How long one read of a small object may take before it counts as unanswered.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one create may take before it counts as unanswered: a little more, so that one that takes those 10 s is still heard, and its ack is
+/// no later than two of them.
+const CREATE_TIMEOUT: Duration = Duration::from_millis(10_050);
 /// The pause before a failed create or read is tried again.
 pub(super) const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// A hung disk holds a thread for each unanswered create: no more are sent beyond these.
@@ -236,7 +239,7 @@ impl Objects {
         let answer = if self.disk.is_some() {
             // A disk cannot be told to stop: keep the answer for when it comes.
             let mut task = tokio::spawn(put);
-            match tokio::time::timeout(ANSWER_TIMEOUT, &mut task).await {
+            match tokio::time::timeout(CREATE_TIMEOUT, &mut task).await {
                 Ok(Ok(answer)) => Some(answer),
                 Ok(Err(source)) => Some(Err(object_store::Error::JoinError { source })),
                 Err(_) => {
@@ -245,7 +248,7 @@ impl Objects {
                 }
             }
         } else {
-            tokio::time::timeout(ANSWER_TIMEOUT, put).await.ok()
+            tokio::time::timeout(CREATE_TIMEOUT, put).await.ok()
         };
         match answer {
             Some(Ok(_)) => (Sent::Created, None),

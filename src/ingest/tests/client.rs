@@ -55,14 +55,7 @@ pub(super) fn serve_with(sink: &MemorySink, config: IngestConfig) -> Served {
 pub(super) fn serve_on(ingest: &Ingest<MemorySink>, stable_id: &str) -> Served {
     let (io, theirs) = tokio::io::duplex(64 * 1024);
     let shutdown = CancellationToken::new();
-    let identity = Identity {
-        stable_id: stable_id.to_owned(),
-        node_name: "web.ts.net".to_owned(),
-        user: None,
-        tags: vec!["tag:prod".to_owned()],
-        address: [100, 64, 0, 7].into(),
-        capabilities: std::collections::BTreeMap::new(),
-    };
+    let identity = identity(stable_id);
     let (serving, stop) = (ingest.clone(), shutdown.clone());
     let server =
         tokio::spawn(async move { serving.serve_connection(theirs, identity, stop).await });
@@ -71,6 +64,18 @@ pub(super) fn serve_on(ingest: &Ingest<MemorySink>, stable_id: &str) -> Served {
         shutdown,
         server,
         ingest: ingest.clone(),
+    }
+}
+
+/// The node with that StableID.
+pub(super) fn identity(stable_id: &str) -> Identity {
+    Identity {
+        stable_id: stable_id.to_owned(),
+        node_name: "web.ts.net".to_owned(),
+        user: None,
+        tags: vec!["tag:prod".to_owned()],
+        address: [100, 64, 0, 7].into(),
+        capabilities: std::collections::BTreeMap::new(),
     }
 }
 
