@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::config::IngestConfig;
 use super::frame_watch::Watched;
-use super::linger::Lingering;
+use super::linger::lend;
 use super::routes::answer;
 use super::sink::RecordingSink;
 use crate::access::Identity;
@@ -199,7 +199,7 @@ pub(super) async fn drive<S, IO>(
     S: RecordingSink,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (activity, mut changes) = watch::channel(Activity::Silent(Instant::now()));
+    let (activity, changes) = watch::channel(Activity::Silent(Instant::now()));
     let shared = Arc::new(Connection {
         identity,
         ingest,
@@ -208,16 +208,28 @@ pub(super) async fn drive<S, IO>(
         abandoned: Arc::default(),
         head_begun: Arc::default(),
     });
+    let (io, lender) = lend(io);
+    serve(io, &shared, changes).await;
+    // hyper has let go of the stream; if it ended it in order, its last answer is to arrive.
+    lender.linger(shared.ingest.config.close_limit).await;
+}
+
+/// The same up to the end of our own side.
+async fn serve<S, IO>(io: IO, shared: &Arc<Connection<S>>, mut changes: watch::Receiver<Activity>)
+where
+    S: RecordingSink,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let config = &shared.ingest.config;
     let io = Watched::new(
-        Lingering::new(io, config.close_limit),
+        io,
         config.header_read_timeout,
         Arc::clone(&shared.ingest.counters),
         Arc::clone(&shared.head_begun),
     );
     let io = TokioIo::new(io);
     let builder = builder(config);
-    let service = service_fn(|request| answer(request, Arc::clone(&shared)));
+    let service = service_fn(|request| answer(request, Arc::clone(shared)));
     let mut connection = pin!(builder.serve_connection(io, service));
     // Declared behind the connection, so dropped before it: bodies learn of it in time.
     let mut abandonment = Abandonment {

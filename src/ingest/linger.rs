@@ -1,103 +1,105 @@
-//! A stream that is closed so that its last bytes arrive: after the FIN what the peer still sends is read and dropped (RFC 9112 §9.6).
+//! The end of a connection whose last answer arrives: behind the FIN what the peer still sends is read and dropped (RFC 9112 §9.6).
 //!
 //! Invariants: bytes that nobody read would make the close a reset, which can overtake the answer that explains it; so nothing is left unread
-//! up to a number of bytes and a time, and beyond them the reset is what the peer gets. Before the close bytes pass untouched. Wrapped around
-//! each stream by the [`connection`](super::connection).
+//! up to a number of bytes and a time, and beyond them the reset is what the peer gets. It is read when hyper is done, which would go on serving
+//! what it has of a connection that takes its time to close. Before the FIN bytes pass untouched. Used by the [`connection`](super::connection).
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
 
 /// What is read of one connection behind its end. An event of the largest size that is refused unread, and a half more, is below it.
 const DROPPED_BYTES_MAX: usize = 96 * 1024 * 1024;
 /// What one read takes.
 const READ_BYTES: usize = 16 * 1024;
-/// How many reads are made before others have their turn.
-const READS_AT_ONCE_MAX: usize = 16;
 
-/// A stream whose `shutdown` is over when the peer has closed its side too, or was given enough of a chance to.
+/// A stream that comes back from whoever drops it, if it was shut down before.
 #[derive(Debug)]
-pub(super) struct Lingering<IO> {
-    io: IO,
-    limit: Duration,
-    /// From the FIN on: until when, and how many bytes more.
-    rest: Option<Rest>,
+pub(super) struct Lent<IO> {
+    /// `None` only while it is dropped.
+    io: Option<IO>,
+    was_shut_down: bool,
+    back: Option<oneshot::Sender<IO>>,
 }
 
+/// Where a [`Lent`] stream comes back to.
 #[derive(Debug)]
-struct Rest {
-    timer: Pin<Box<Sleep>>,
-    bytes_left: usize,
+pub(super) struct Lender<IO>(oneshot::Receiver<IO>);
+
+/// Lends a stream.
+pub(super) fn lend<IO>(io: IO) -> (Lent<IO>, Lender<IO>) {
+    let (back, lender) = oneshot::channel();
+    let lent = Lent {
+        io: Some(io),
+        was_shut_down: false,
+        back: Some(back),
+    };
+    (lent, Lender(lender))
 }
 
-impl<IO> Lingering<IO> {
-    /// `limit` is how long a peer may take, after our FIN, to send its own.
-    pub(super) fn new(io: IO, limit: Duration) -> Self {
-        Self {
-            io,
-            limit,
-            rest: None,
-        }
-    }
-}
-
-impl<IO: AsyncRead + Unpin> Lingering<IO> {
-    /// Reads behind the end; ready when there is to be no more of it.
-    fn poll_rest(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let Some(rest) = &mut self.rest else {
-            return Poll::Ready(());
+impl<IO: AsyncRead + Unpin> Lender<IO> {
+    /// Reads what the peer sends behind our FIN, to its own FIN or for as long as `limit`. At once over if there was no FIN of ours.
+    pub(super) async fn linger(mut self, limit: Duration) {
+        let Ok(mut io) = self.0.try_recv() else {
+            return;
         };
-        for _ in 0..READS_AT_ONCE_MAX {
-            let mut bytes = [std::mem::MaybeUninit::uninit(); READ_BYTES];
-            let mut buffer = ReadBuf::uninit(&mut bytes);
-            match Pin::new(&mut self.io).poll_read(context, &mut buffer) {
-                Poll::Pending => return rest.timer.as_mut().poll(context),
-                // The peer's end, or that of the connection: nothing is left unread.
-                Poll::Ready(Err(_)) => return Poll::Ready(()),
-                Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Poll::Ready(()),
-                Poll::Ready(Ok(())) => {}
+        let reading = async {
+            let mut bytes = vec![0; READ_BYTES];
+            let mut left = DROPPED_BYTES_MAX;
+            while left > 0 {
+                match io.read(&mut bytes).await {
+                    // The peer's end, or that of the connection: nothing is left unread.
+                    Ok(0) | Err(_) => return,
+                    Ok(count) => left = left.saturating_sub(count),
+                }
+                // A peer that never lets us wait is not to keep others waiting.
+                tokio::task::consume_budget().await;
             }
-            rest.bytes_left = rest.bytes_left.saturating_sub(buffer.filled().len());
-            if rest.bytes_left == 0 {
-                return Poll::Ready(());
-            }
+        };
+        if tokio::time::timeout(limit, reading).await.is_err() {
+            tracing::debug!("the peer did not close a connection that has ended");
         }
-        self.poll_limit(context)
-    }
-
-    /// Ready when the time is over; else comes back after the others.
-    fn poll_limit(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let timer = self.rest.as_mut().map(|rest| rest.timer.as_mut());
-        let over = timer.is_none_or(|timer| timer.poll(context).is_ready());
-        if over {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
     }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Lingering<IO> {
+impl<IO: Unpin> Lent<IO> {
+    fn io(&mut self) -> io::Result<Pin<&mut IO>> {
+        let io = self.io.as_mut().map(Pin::new);
+        io.ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl<IO> Drop for Lent<IO> {
+    fn drop(&mut self) {
+        if let (Some(io), Some(back), true) = (self.io.take(), self.back.take(), self.was_shut_down)
+        {
+            // Nobody wants it back: then it ends here.
+            drop(back.send(io));
+        }
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Lent<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(context, buffer)
+        self.io()?.poll_read(context, buffer)
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<IO> {
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Lent<IO> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
+        self.io()?.poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -105,33 +107,27 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<IO> {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, parts)
+        self.io()?.poll_write_vectored(context, parts)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.io.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
+        self.io()?.poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.rest.is_none() {
-            ready!(Pin::new(&mut self.io).poll_shutdown(context))?;
-            let timer = Box::pin(tokio::time::sleep(self.limit));
-            self.rest = Some(Rest {
-                timer,
-                bytes_left: DROPPED_BYTES_MAX,
-            });
-        }
-        self.poll_rest(context).map(Ok)
+        ready!(self.io()?.poll_shutdown(context))?;
+        self.was_shut_down = true;
+        Poll::Ready(Ok(()))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::AsyncWriteExt;
     use tokio::time::Instant;
 
     use super::*;
@@ -142,9 +138,11 @@ mod tests {
     async fn the_fin_goes_out_at_once_and_what_the_peer_still_sends_is_taken_to_its_end() {
         let (near, mut far) = tokio::io::duplex(1024);
         let closing = tokio::spawn(async move {
-            let mut stream = Lingering::new(near, LIMIT);
+            let (mut stream, lender) = lend(near);
             stream.write_all(b"the answer").await.unwrap();
             stream.shutdown().await.unwrap();
+            drop(stream);
+            lender.linger(LIMIT).await;
         });
         let mut answer = String::new();
         far.read_to_string(&mut answer).await.unwrap();
@@ -167,10 +165,11 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(700)).await;
             }
         });
-        let mut stream = Lingering::new(near, LIMIT);
+        let (mut stream, lender) = lend(near);
         stream.shutdown().await.unwrap();
-        assert_eq!(start.elapsed().as_secs(), LIMIT.as_secs());
         drop(stream);
+        lender.linger(LIMIT).await;
+        assert_eq!(start.elapsed().as_secs(), LIMIT.as_secs());
         dripping.await.unwrap();
     }
 
@@ -185,10 +184,22 @@ mod tests {
             }
             sent
         });
-        let mut stream = Lingering::new(near, LIMIT);
+        let (mut stream, lender) = lend(near);
         stream.shutdown().await.unwrap();
         drop(stream);
+        lender.linger(LIMIT).await;
         let sent = flooding.await.unwrap();
         assert!((DROPPED_BYTES_MAX..=DROPPED_BYTES_MAX + 2 * 1024 * 1024).contains(&sent));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_was_not_shut_down_is_gone_at_once() {
+        let start = Instant::now();
+        let (near, mut far) = tokio::io::duplex(1024);
+        let (stream, lender) = lend(near);
+        drop(stream);
+        assert!(far.write_all(b"x").await.is_err());
+        lender.linger(LIMIT).await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
     }
 }

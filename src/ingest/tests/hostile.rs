@@ -334,7 +334,7 @@ async fn rapid_resets_end_the_connection_with_a_goaway_that_says_why() {
     let (written, mut requests) = tokio::io::duplex(1024 * 1024);
     let mut client = RawClient::connect(written).await;
     for stream in (1..20_000).step_by(2) {
-        client.post(stream, "HEAD", "/v2/record").await;
+        client.post(stream, "POST", "/v2/record").await;
         client.write(RST_STREAM, 0, stream, &[0, 0, 0, 8]).await;
     }
     drop(client);
@@ -350,6 +350,7 @@ async fn rapid_resets_end_the_connection_with_a_goaway_that_says_why() {
     let code = &goaways.last().unwrap().payload[4..8];
     assert_eq!(code, ENHANCE_YOUR_CALM.to_be_bytes());
     served.server.await.unwrap();
+    assert_eq!(sink.count(), 0, "nothing is taken behind the end");
 }
 
 #[tokio::test(start_paused = true)]
