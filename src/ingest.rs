@@ -17,6 +17,7 @@ mod connection;
 mod connection_limits;
 mod event_v2;
 mod frame_watch;
+mod linger;
 mod policy;
 mod record_v1;
 mod record_v2;

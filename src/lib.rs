@@ -32,3 +32,5 @@ pub mod status;
 pub mod store;
 pub mod telemetry;
 pub mod tell;
+#[cfg(test)]
+mod turns;

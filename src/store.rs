@@ -23,6 +23,7 @@ mod pace;
 mod probe;
 mod reader;
 mod recovery;
+mod repeats;
 mod segments;
 mod state;
 mod writer;

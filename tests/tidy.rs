@@ -41,6 +41,7 @@ const ROOMS: &[(&str, Layer, &[&str])] = &[
     ("shutdown", Layer::Core, &[]),
     ("ids", Layer::Core, &[]),
     ("tell", Layer::Core, &[]),
+    ("turns", Layer::Core, &[]),
 ];
 
 /// The core looks at itself freely, but at nothing above.

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::config::IngestConfig;
 use super::frame_watch::Watched;
+use super::linger::lend;
 use super::routes::answer;
 use super::sink::RecordingSink;
 use crate::access::Identity;
@@ -49,6 +50,7 @@ pub(super) struct Connection<S> {
     pub(super) shutdown: CancellationToken,
     activity: watch::Sender<Activity>,
     abandoned: Arc<AtomicBool>,
+    head_begun: Arc<AtomicBool>,
 }
 
 /// Tells whether a body that ended is whole.
@@ -82,6 +84,22 @@ impl Drop for Abandonment {
 }
 
 impl<S> Connection<S> {
+    /// Counts what hyper, or the limit of the first head, ended without a word to the routes. HTTP/2 heads are the frame watch's.
+    fn count_end(&self, error: Option<&hyper::Error>, activity: Activity, by_limit: bool) {
+        let counters = &self.ingest.counters;
+        if error.is_some_and(hyper::Error::is_parse_too_large) {
+            counters.refused_head.increase();
+            tracing::info!("request refused: its head has too many fields or bytes");
+        }
+        // The second limit is for a head that began and never ended while no request came before it.
+        let late = error.is_some_and(hyper::Error::is_timeout)
+            || (by_limit && matches!(activity, Activity::Silent(_)));
+        if late && self.head_begun.load(Ordering::Relaxed) {
+            counters.slow_heads.increase();
+            tracing::warn!("connection ended: an HTTP/1.1 request head was not complete in time");
+        }
+    }
+
     pub(super) fn body_end(&self, version: Version) -> BodyEnd {
         if version == Version::HTTP_2 {
             BodyEnd::Http2
@@ -93,6 +111,7 @@ impl<S> Connection<S> {
     }
 
     pub(super) fn heard_a_request(&self) {
+        self.head_begun.store(false, Ordering::Relaxed);
         self.activity
             .send_modify(|activity| *activity = activity.with_request());
     }
@@ -180,19 +199,37 @@ pub(super) async fn drive<S, IO>(
     S: RecordingSink,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (activity, mut changes) = watch::channel(Activity::Silent(Instant::now()));
+    let (activity, changes) = watch::channel(Activity::Silent(Instant::now()));
     let shared = Arc::new(Connection {
         identity,
         ingest,
         shutdown,
         activity,
         abandoned: Arc::default(),
+        head_begun: Arc::default(),
     });
+    let (io, lender) = lend(io);
+    serve(io, &shared, changes).await;
+    // hyper has let go of the stream; if it ended it in order, its last answer is to arrive.
+    lender.linger(shared.ingest.config.close_limit).await;
+}
+
+/// The same up to the end of our own side.
+async fn serve<S, IO>(io: IO, shared: &Arc<Connection<S>>, mut changes: watch::Receiver<Activity>)
+where
+    S: RecordingSink,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let config = &shared.ingest.config;
-    let counters = Arc::clone(&shared.ingest.counters);
-    let io = TokioIo::new(Watched::new(io, config.header_read_timeout, counters));
+    let io = Watched::new(
+        io,
+        config.header_read_timeout,
+        Arc::clone(&shared.ingest.counters),
+        Arc::clone(&shared.head_begun),
+    );
+    let io = TokioIo::new(io);
     let builder = builder(config);
-    let service = service_fn(|request| answer(request, Arc::clone(&shared)));
+    let service = service_fn(|request| answer(request, Arc::clone(shared)));
     let mut connection = pin!(builder.serve_connection(io, service));
     // Declared behind the connection, so dropped before it: bodies learn of it in time.
     let mut abandonment = Abandonment {
@@ -213,10 +250,12 @@ pub(super) async fn drive<S, IO>(
         tokio::select! {
             ended = connection.as_mut() => {
                 abandonment.done = true;
-                if let Err(error) = ended {
+                let error = ended.err();
+                if let Some(error) = &error {
                     tracing::debug!(error = crate::tell::with_causes(error.as_ref()), "connection ended");
                 }
-                return;
+                let of_hyper = error.as_deref().and_then(|error| error.downcast_ref());
+                return shared.count_end(of_hyper, activity, close_at.is_some());
             }
             // The sender lives in `shared`, so this never fails.
             _ = changes.changed() => {}
@@ -224,7 +263,7 @@ pub(super) async fn drive<S, IO>(
             () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                 if close_at.is_some() {
                     tracing::debug!("closing a connection that did not heed GOAWAY");
-                    return;
+                    return shared.count_end(None, activity, true);
                 }
                 connection.as_mut().graceful_shutdown();
                 close_at = Some(Instant::now() + config.close_limit);

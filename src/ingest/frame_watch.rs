@@ -7,12 +7,13 @@
 //!  5  4  stream
 //! ```
 //!
-//! Invariants: nothing is held but a frame's head; bytes pass unchanged; HTTP/1.1 is not looked at. hyper bounds what it keeps of such frames, but not how
+//! Invariants: nothing is held but a frame's head; bytes pass unchanged; HTTP/1.1 is only recognised. hyper bounds what it keeps of such frames, but not how
 //! many it answers. Wrapped around each stream by the [`connection`](super::connection).
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -137,6 +138,11 @@ impl FrameWatch {
         Ok(())
     }
 
+    /// Whether what came last can only be part of an HTTP/1.1 head, or of its body.
+    pub(super) const fn is_http_1(&self) -> bool {
+        matches!(self.place, Place::Preface(1..) | Place::Other)
+    }
+
     /// When a head must be complete, if one is under way.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.head_since
@@ -205,16 +211,24 @@ pub(super) struct Watched<IO> {
     io: IO,
     watch: FrameWatch,
     counters: Arc<Counters>,
+    /// Bytes of HTTP/1.1 have come; whoever hears a whole request takes it back.
+    head_begun: Arc<AtomicBool>,
     /// Wakes a reader that waits for the rest of a head.
     head_timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<IO> Watched<IO> {
-    pub(super) fn new(io: IO, head_limit: Duration, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(
+        io: IO,
+        head_limit: Duration,
+        counters: Arc<Counters>,
+        head_begun: Arc<AtomicBool>,
+    ) -> Self {
         Self {
             io,
             watch: FrameWatch::new(now(), head_limit),
             counters,
+            head_begun,
             head_timer: None,
         }
     }
@@ -243,6 +257,10 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
             result?;
             let arrived = buffer.filled().get(before..).unwrap_or_default();
             let watched = this.watch.handle_bytes(now(), arrived);
+            if !arrived.is_empty() {
+                let begun = this.watch.is_http_1();
+                this.head_begun.store(begun, Ordering::Relaxed);
+            }
             return Poll::Ready(watched.map_err(|misbehaviour| this.ended_by(misbehaviour)));
         }
         let Some(at) = this.watch.poll_timeout() else {

@@ -111,7 +111,7 @@ counters! {
     panics,
     /// Connections ended because of too many frames that carry nothing.
     floods,
-    /// Connections ended because an HTTP/2 request head took too long.
+    /// Connections ended because a request head took too long.
     slow_heads,
 }
 

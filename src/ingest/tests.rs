@@ -6,6 +6,7 @@ mod hostile;
 mod limits;
 mod memory_sink;
 mod record_v1;
+mod slow_store;
 mod stall;
 
 use std::time::Duration;

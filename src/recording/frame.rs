@@ -18,10 +18,10 @@
 //! Integers are big-endian. Invariant: a [`Frame`] that was decoded is whole, of this version, and within
 //! the limits; unpacking it allocates at most [`FRAME_PLAIN_BYTES_MAX`]. Called by [`super::journal_object`] and the store.
 
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::compression::{CompressionError, Compressor, unpack};
+use super::hash::Sha256;
 use crate::ids::{RecordingId, StreamOffset};
 
 /// What one frame may hold, unpacked: independent frames of 256 KiB compress nearly as well as a stream (ratio 7.7 of 8.0).
@@ -276,8 +276,10 @@ pub fn encode(
 
 /// A check against damage, not against forgery: the object's digest and the chain are for that.
 fn check_of(bytes: &[u8]) -> [u8; FRAME_CHECK_BYTES] {
-    let digest: [u8; 32] = Sha256::digest(bytes).into();
-    digest.first_chunk().copied().unwrap_or_default()
+    Sha256::digest(bytes)
+        .first_chunk()
+        .copied()
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

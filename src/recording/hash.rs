@@ -1,10 +1,12 @@
-//! SHA-256 that can be put down and taken up again: a long recording is hashed over the lives of several recorders.
+//! SHA-256 of what uploads bring: in one go, or to be put down and taken up again, since a long recording is hashed over the
+//! lives of several recorders.
 //!
-//! Invariant: for any cut of the input, and any number of saves in between, the digest is that of FIPS 180-4 (the `sha2`
-//! crate's compression, our padding). Called by the parser and the store's writer.
+//! Invariants: for any cut of the input, and any number of saves in between, the digest is that of FIPS 180-4 (the `sha2`
+//! crate's compression, our padding); every byte of an upload that is hashed passes here, so that a test can count them. Called by
+//! frames, journal objects, segments, the parser and the store's writer.
 
 use serde::{Deserialize, Serialize};
-use sha2::compress256;
+use sha2::{Digest, compress256};
 
 const BLOCK_BYTES: usize = 64;
 /// The initial chaining value (FIPS 180-4 §5.3.3).
@@ -18,6 +20,32 @@ const INITIAL: [u32; 8] = [
     0x1f83_d9ab,
     0x5be0_cd19,
 ];
+
+/// SHA-256 in one go.
+#[derive(Debug, Clone, Default)]
+pub struct Sha256(sha2::Sha256);
+
+impl Sha256 {
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        count(bytes);
+        self.0.update(bytes);
+    }
+
+    /// The digest of what was taken.
+    #[must_use]
+    pub fn finalize(self) -> [u8; 32] {
+        self.0.finalize().into()
+    }
+
+    /// The digest of `bytes`.
+    #[must_use]
+    pub fn digest(bytes: &[u8]) -> [u8; 32] {
+        let mut hash = Self::default();
+        hash.update(bytes);
+        hash.finalize()
+    }
+}
 
 /// A hash under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +80,7 @@ impl Default for ResumableSha256 {
 impl ResumableSha256 {
     /// Takes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
+        count(bytes);
         let held = self.held();
         self.length = self
             .length
@@ -72,6 +101,12 @@ impl ResumableSha256 {
         if let Some(place) = self.pending.get_mut(..tail.len()) {
             place.copy_from_slice(tail);
         }
+    }
+
+    /// Whether nothing was taken yet.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.length == 0
     }
 
     /// The digest of what was taken so far.
@@ -128,6 +163,26 @@ impl ResumableSha256 {
     }
 }
 
+/// Hashing is a large part of what an upload costs: tests count it, per byte of the upload.
+#[cfg(not(test))]
+const fn count(_: &[u8]) {}
+
+#[cfg(test)]
+thread_local! {
+    static HASHED_BYTES: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+#[cfg(test)]
+fn count(bytes: &[u8]) {
+    HASHED_BYTES.with(|hashed| hashed.set(hashed.get() + bytes.len() as u64));
+}
+
+/// How many bytes were hashed by this thread.
+#[cfg(test)]
+pub(crate) fn hashed_bytes() -> u64 {
+    HASHED_BYTES.with(std::cell::Cell::get)
+}
+
 fn compress(chaining: &mut [u32; 8], block: &[u8; BLOCK_BYTES]) {
     compress256(chaining, std::slice::from_ref(block.into()));
 }
@@ -135,7 +190,7 @@ fn compress(chaining: &mut [u32; 8], block: &[u8; BLOCK_BYTES]) {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use sha2::{Digest, Sha256};
+    use sha2::Sha256;
 
     use super::*;
 

@@ -18,11 +18,11 @@
 //! checked when they are walked. Called by the store's journal, its writer and its reader.
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::compression::Compressor;
 use super::frame::{self, Frame, FrameError, FrameKind};
+use super::hash::Sha256;
 use crate::ids::{EpochId, JournalNumber, RecorderId, RecordingId, StreamOffset};
 
 /// The largest object: what a link of 15 Mbit/s can put within the 10 s that a create may take.
@@ -160,12 +160,13 @@ impl ObjectWriter {
                 &[self.frame_count.to_be_bytes(), frames_bytes.to_be_bytes()].concat(),
             );
         }
-        let mut hasher = Sha256::new_with_prefix(&self.bytes);
-        let trailer: [u8; OBJECT_TRAILER_BYTES] = hasher.clone().finalize().into();
+        let mut hasher = Sha256::default();
+        hasher.update(&self.bytes);
+        let trailer: [u8; OBJECT_TRAILER_BYTES] = hasher.clone().finalize();
         self.bytes.extend_from_slice(&trailer);
         // One pass serves both digests: the whole object's goes on where the trailer's stopped.
-        hasher.update(trailer);
-        (self.bytes.into(), hasher.finalize().into())
+        hasher.update(&trailer);
+        (self.bytes.into(), hasher.finalize())
     }
 }
 
@@ -217,7 +218,7 @@ impl<'a> JournalObject<'a> {
         let before_trailer = bytes
             .get(..OBJECT_HEADER_BYTES.saturating_add(frames_bytes))
             .ok_or(ObjectError::CutOff)?;
-        if *digest != <[u8; 32]>::from(Sha256::digest(before_trailer)) {
+        if *digest != Sha256::digest(before_trailer) {
             return Err(ObjectError::Malformed("digest"));
         }
         let header = ObjectHeader {
@@ -284,7 +285,7 @@ impl<'a> Iterator for Frames<'a> {
 
 /// The digest by which the next object names this one.
 pub fn digest_of(object: &[u8]) -> ObjectDigest {
-    Sha256::digest(object).into()
+    Sha256::digest(object)
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@
 //! in, so a range read can prove what it got. Called by the store's writer (making) and reader (proving).
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use sha2::Digest;
+
+use super::hash::Sha256;
 
 /// What a range read has to fetch at least, to prove any byte.
 pub const BLOCK_BYTES: usize = 256 * 1024;
@@ -26,20 +28,61 @@ pub struct SegmentDigests {
     pub root: HexDigest,
 }
 
+/// The digests of a segment's blocks. Together with its length they say all that a digest of the whole says: no other bytes have them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockDigests {
+    /// The length of the stored bytes.
+    pub stored_bytes: u64,
+    /// SHA-256 of each block, in order; the last may be shorter.
+    pub blocks: Vec<HexDigest>,
+}
+
+impl BlockDigests {
+    /// The digests of the segment, whose own is `sha256`.
+    #[must_use]
+    pub fn with_whole(self, sha256: [u8; 32]) -> SegmentDigests {
+        let root = merkle_root(self.blocks.iter().map(|block| block.0.as_slice()));
+        SegmentDigests {
+            stored_bytes: self.stored_bytes,
+            sha256: HexDigest(sha256),
+            blocks: self.blocks,
+            root: HexDigest(root),
+        }
+    }
+}
+
 /// Hashes a segment while it passes.
 #[derive(Debug, Clone, Default)]
 pub struct SegmentHasher {
     whole: Sha256,
-    block: Sha256,
-    block_bytes: usize,
-    stored_bytes: u64,
-    blocks: Vec<HexDigest>,
+    blocks: BlockHasher,
 }
 
 impl SegmentHasher {
     /// Takes the next stored bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.whole.update(bytes);
+        self.blocks.update(bytes);
+    }
+
+    /// Ends the segment.
+    pub fn finish(self) -> SegmentDigests {
+        self.blocks.finish().with_whole(self.whole.finalize())
+    }
+}
+
+/// Hashes the blocks of a segment alone.
+#[derive(Debug, Clone, Default)]
+pub struct BlockHasher {
+    block: Sha256,
+    block_bytes: usize,
+    stored_bytes: u64,
+    blocks: Vec<HexDigest>,
+}
+
+impl BlockHasher {
+    /// Takes the next stored bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
         while !rest.is_empty() {
             let room = BLOCK_BYTES.saturating_sub(self.block_bytes);
@@ -56,24 +99,19 @@ impl SegmentHasher {
     }
 
     /// Ends the segment.
-    pub fn finish(mut self) -> SegmentDigests {
+    pub fn finish(mut self) -> BlockDigests {
         if self.block_bytes > 0 {
             self.close_block();
         }
-        let root = HexDigest(merkle_root(
-            self.blocks.iter().map(|block| block.0.as_slice()),
-        ));
-        SegmentDigests {
+        BlockDigests {
             stored_bytes: self.stored_bytes,
-            sha256: HexDigest(self.whole.finalize().into()),
             blocks: self.blocks,
-            root,
         }
     }
 
     fn close_block(&mut self) {
         self.blocks
-            .push(HexDigest(self.block.finalize_reset().into()));
+            .push(HexDigest(std::mem::take(&mut self.block).finalize()));
         self.block_bytes = 0;
     }
 }
@@ -83,7 +121,7 @@ pub fn merkle_root<'a>(leaves: impl Iterator<Item = &'a [u8]>) -> [u8; 32] {
     // The roots of full subtrees, largest first, with their heights: the binary digits of the leaf count.
     let mut subtrees: Vec<(u32, [u8; 32])> = Vec::new();
     for leaf in leaves {
-        let mut hash: [u8; 32] = Sha256::new_with_prefix([0])
+        let mut hash: [u8; 32] = sha2::Sha256::new_with_prefix([0])
             .chain_update(leaf)
             .finalize()
             .into();
@@ -101,11 +139,11 @@ pub fn merkle_root<'a>(leaves: impl Iterator<Item = &'a [u8]>) -> [u8; 32] {
     let joined = subtrees.into_iter().map(|(_, hash)| hash).rev();
     joined
         .reduce(|right, left| node(&left, &right))
-        .unwrap_or_else(|| Sha256::digest([]).into())
+        .unwrap_or_else(|| Sha256::digest(&[]))
 }
 
 fn node(left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
-    Sha256::new_with_prefix([1])
+    sha2::Sha256::new_with_prefix([1])
         .chain_update(left)
         .chain_update(right)
         .finalize()
@@ -218,7 +256,7 @@ mod tests {
         hasher.update(b"x");
         let digests = hasher.finish();
         assert_eq!(digests.blocks.len(), 2);
-        assert_eq!(digests.blocks[1], HexDigest(Sha256::digest(b"x").into()));
+        assert_eq!(digests.blocks[1], HexDigest(Sha256::digest(b"x")));
     }
 
     proptest! {

@@ -16,10 +16,14 @@ use tokio::task::JoinHandle;
 use super::error::StoreError;
 use super::fence::{Found, Next, Resolution, Sent};
 use super::local_disk::DiskSync;
+use super::repeats::Repeats;
 use super::state::Span;
 
-/// How long one create, or one read of a small object, may take before it counts as unanswered.
+/// How long one read of a small object may take before it counts as unanswered.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one create may take before it counts as unanswered: a little more, so that one that takes those 10 s is still heard, and its ack is
+/// no later than two of them.
+const CREATE_TIMEOUT: Duration = Duration::from_millis(10_050);
 /// The pause before a failed create or read is tried again.
 pub(super) const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// A hung disk holds a thread for each unanswered create: no more are sent beyond these.
@@ -135,6 +139,8 @@ impl Objects {
         let mut late = LateAnswers::default();
         let mut next = Next::SendAgain;
         let mut foreign = Bytes::new();
+        let mut repeats = Repeats::default();
+        let clock = || tokio::time::Instant::now().into_std();
         loop {
             next = match next {
                 Next::SendAgain if late.are_too_many() => {
@@ -148,9 +154,12 @@ impl Objects {
                     let (sent, error) = self.send(name, bytes, &mut late).await;
                     if let Some(error) = error {
                         self.note_trouble();
-                        tracing::warn!(%name, error = error.with_causes(), "create failed; it will be tried again");
                         trouble(&error);
+                        let told = error.with_causes();
                         tries_left.spend(|| error)?;
+                        if let Some(so_far) = repeats.handle_trouble(clock()) {
+                            tracing::warn!(%name, error = told, failing_seconds = so_far.as_secs(), "create failed; it will be tried again");
+                        }
                         tokio::time::sleep(RETRY_PAUSE).await;
                     }
                     resolution.handle_sent(sent)
@@ -185,7 +194,12 @@ impl Objects {
                         Next::Durable
                     }
                 }
-                Next::Durable => return Ok(Created::Durable),
+                Next::Durable => {
+                    if let Some(lasted) = repeats.lasted(clock()) {
+                        tracing::info!(%name, failed_seconds = lasted.as_secs(), "create got through");
+                    }
+                    return Ok(Created::Durable);
+                }
                 Next::Fenced => return Ok(Created::Different(foreign)),
                 Next::Poisoned => return Ok(Created::Poisoned(None)),
             };
@@ -244,7 +258,7 @@ impl Objects {
         let answer = if self.disk.is_some() {
             // A disk cannot be told to stop: keep the answer for when it comes.
             let mut task = tokio::spawn(put);
-            match tokio::time::timeout(ANSWER_TIMEOUT, &mut task).await {
+            match tokio::time::timeout(CREATE_TIMEOUT, &mut task).await {
                 Ok(Ok(answer)) => Some(answer),
                 Ok(Err(source)) => Some(Err(object_store::Error::JoinError { source })),
                 Err(_) => {
@@ -253,7 +267,7 @@ impl Objects {
                 }
             }
         } else {
-            tokio::time::timeout(ANSWER_TIMEOUT, put).await.ok()
+            tokio::time::timeout(CREATE_TIMEOUT, put).await.ok()
         };
         match answer {
             Some(Ok(_)) => (Sent::Created, None),

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +18,7 @@ use super::{Store, state};
 use crate::access::Identity;
 use crate::ids::{RecordingId, StreamOffset};
 use crate::recording::frame::{FRAME_PLAIN_BYTES_MAX, FrameKind};
+use crate::recording::hash::Sha256;
 use crate::recording::manifest::SourceNode;
 use crate::recording::records::{CloseRecord, OpenRecord};
 use crate::recording::seal::HexDigest;
@@ -125,7 +125,7 @@ impl RecordingHandle {
             share,
             durable,
             received: 0,
-            hasher: Sha256::new(),
+            hasher: Sha256::default(),
             learned: Learned::default(),
             cutting: None,
             cut_ended: CancellationToken::new(),
@@ -256,7 +256,7 @@ impl RecordingHandle {
         self.ended = true;
         let kept = end.reason.floor_char_boundary(REASON_BYTES_MAX);
         end.reason.truncate(kept);
-        let sha256: [u8; 32] = self.hasher.clone().finalize().into();
+        let sha256 = self.hasher.clone().finalize();
         let record = CloseRecord {
             clean: end.clean,
             reason: end.reason.clone(),

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::create::{Created, Patience, RETRY_PAUSE};
 use super::error::StoreError;
 use super::pace::Pace;
+use super::repeats::Repeats;
 use super::state::{Batch, BatchItem, Move, ObjectPlace, Placed};
 use super::{Shared, compaction, layout};
 use crate::ids::{EpochId, JournalNumber, LogKey, RecorderId, RecordingId, StoreId, StreamOffset};
@@ -326,6 +327,7 @@ impl Committer {
     /// The old epoch's objects stay as they are: recordings in them are sealed from there, or recovered.
     async fn begin_new_epoch(&mut self) -> Result<(), StoreError> {
         let index = self.epoch.index.saturating_add(1);
+        let mut repeats = Repeats::default();
         loop {
             match claim(&self.shared, index, Some(self.epoch.id), Patience::Tries(1)).await {
                 Ok(epoch) => {
@@ -337,10 +339,14 @@ impl Committer {
                 Err(error) if self.shared.state().is_finishing() => return Err(error),
                 Err(error) => {
                     self.shared.note_trouble(&error);
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "no new epoch yet; it will be tried again"
-                    );
+                    let now = tokio::time::Instant::now().into_std();
+                    if let Some(so_far) = repeats.handle_trouble(now) {
+                        tracing::error!(
+                            error = &error as &dyn std::error::Error,
+                            failing_seconds = so_far.as_secs(),
+                            "no new epoch yet; it will be tried again"
+                        );
+                    }
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
             }

@@ -14,7 +14,9 @@ use super::error::StoreError;
 use super::{Shared, Store, StoreReader, layout};
 use crate::ids::RecordingId;
 use crate::recording::manifest::{Manifest, Segment};
-use crate::recording::seal::{BLOCK_BYTES, HexDigest, SegmentDigests, SegmentHasher};
+use crate::recording::seal::{
+    BLOCK_BYTES, BlockDigests, BlockHasher, HexDigest, SegmentDigests, SegmentHasher,
+};
 
 impl Store {
     /// See [`StoreReader::manifest_names`].
@@ -186,8 +188,25 @@ async fn read_block(
     Ok(bytes)
 }
 
-/// Reads a stored object through and hashes it.
+/// Reads a stored object through and hashes it: whole, and by blocks.
 pub(super) async fn digests_of(shared: &Shared, name: &Path) -> Result<SegmentDigests, StoreError> {
+    let mut hasher = SegmentHasher::default();
+    read_through(shared, name, |bytes| hasher.update(bytes)).await?;
+    Ok(hasher.finish())
+}
+
+/// The same by blocks alone: half the work, and as good to compare with.
+pub(super) async fn blocks_of(shared: &Shared, name: &Path) -> Result<BlockDigests, StoreError> {
+    let mut hasher = BlockHasher::default();
+    read_through(shared, name, |bytes| hasher.update(bytes)).await?;
+    Ok(hasher.finish())
+}
+
+async fn read_through(
+    shared: &Shared,
+    name: &Path,
+    mut take: impl FnMut(&[u8]),
+) -> Result<(), StoreError> {
     let failed = |source| StoreError::Object {
         step: "read",
         name: name.to_string(),
@@ -200,12 +219,11 @@ pub(super) async fn digests_of(shared: &Shared, name: &Path) -> Result<SegmentDi
     let getting = tokio::time::timeout(ANSWER_TIMEOUT, shared.objects.store().get(name));
     let object = getting.await.map_err(unanswered)?.map_err(failed)?;
     let mut pieces = object.into_stream();
-    let mut hasher = SegmentHasher::default();
     while let Some(piece) = tokio::time::timeout(ANSWER_TIMEOUT, pieces.next())
         .await
         .map_err(unanswered)?
     {
-        hasher.update(&piece.map_err(failed)?);
+        take(&piece.map_err(failed)?);
     }
-    Ok(hasher.finish())
+    Ok(())
 }

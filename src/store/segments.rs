@@ -15,10 +15,10 @@ use super::error::StoreError;
 use super::{Shared, layout, reader};
 use crate::asciicast::parser::Parser;
 use crate::ids::{AttemptId, RecordingId};
-use crate::recording::hash::ResumableSha256;
+use crate::recording::hash::{ResumableSha256, Sha256};
 use crate::recording::manifest::{Gap, Segment};
 use crate::recording::records::OpenRecord;
-use crate::recording::seal::{SegmentDigests, SegmentHasher};
+use crate::recording::seal::{BlockDigests, BlockHasher};
 
 /// In how many parts a whole segment is put: what is held in memory is one of them, 8 MiB of 16, above the 5 MiB that S3 wants.
 const PARTS: u64 = 2;
@@ -61,7 +61,9 @@ pub(super) struct SegmentsWriter<'a> {
 struct Current {
     name: Path,
     plain_offset: u64,
-    hasher: SegmentHasher,
+    blocks: BlockHasher,
+    /// `None` for a segment that begins where the stream's hash does: its bytes are the stream's so far, and hashed as that already.
+    whole: Option<Sha256>,
     stored_bytes: u64,
     held: Vec<u8>,
     part_bytes: usize,
@@ -144,9 +146,11 @@ impl<'a> SegmentsWriter<'a> {
             return Ok(());
         };
         current.finish(self.shared).await?;
-        let written = current.hasher.finish();
+        let blocks = current.blocks.finish();
         // If we stop here: the segment is an orphan that nothing refers to; the journal still has the bytes.
-        verify(self.shared, self.owner.id, &current.name, &written).await?;
+        verify(self.shared, self.owner.id, &current.name, &blocks).await?;
+        let whole = current.whole.map(Sha256::finalize);
+        let written = blocks.with_whole(whole.unwrap_or_else(|| self.progress.plain.finalize()));
         self.progress.segments.push(Segment {
             name: current.name.to_string(),
             plain_offset: current.plain_offset,
@@ -190,7 +194,10 @@ impl<'a> SegmentsWriter<'a> {
         let Some(current) = &mut self.current else {
             return Ok(());
         };
-        current.hasher.update(piece);
+        current.blocks.update(piece);
+        if let Some(whole) = &mut current.whole {
+            whole.update(piece);
+        }
         current.stored_bytes = current.stored_bytes.saturating_add(length(piece));
         current.hold(piece).await?;
         self.progress.plain.update(piece);
@@ -225,7 +232,8 @@ impl<'a> SegmentsWriter<'a> {
         Ok(Current {
             name,
             plain_offset,
-            hasher: SegmentHasher::default(),
+            blocks: BlockHasher::default(),
+            whole: (!self.progress.plain.is_empty()).then(Sha256::default),
             stored_bytes: 0,
             held: Vec::new(),
             part_bytes: usize::try_from(part_bytes).unwrap_or(usize::MAX).max(1),
@@ -284,9 +292,10 @@ async fn verify(
     shared: &Shared,
     id: RecordingId,
     name: &Path,
-    written: &SegmentDigests,
+    written: &BlockDigests,
 ) -> Result<(), StoreError> {
-    if reader::digests_of(shared, name).await? != *written {
+    // The whole's own digest would prove nothing more: blocks and length fix every byte that it is made of.
+    if reader::blocks_of(shared, name).await? != *written {
         return Err(StoreError::Mismatch {
             recording: id,
             what: "the stored segment",

@@ -7,6 +7,7 @@ mod events;
 mod faults;
 mod faulty_store;
 mod fence;
+mod hashing;
 mod power;
 mod process;
 mod recovery;

@@ -43,6 +43,10 @@ const STALL_LIMIT_SECONDS: u64 = 11;
 /// The size of the disk that fills up.
 const DISK_BYTES: u64 = 8 << 20;
 
+/// How far a session may be ahead of its acks: its share of the buffer (64 KiB here), its HTTP/2 window, what was read and waits for its share, and
+/// what the sender's own TCP and HTTP/2 hold.
+const AHEAD_BYTES_MAX: u64 = 3 << 20;
+
 /// More than the disk takes.
 const STREAM_BYTES_MAX: usize = 8 << 20;
 
@@ -215,6 +219,8 @@ fn a_full_disk_stops_acks_ends_uploads_in_time_and_records_again_when_there_is_r
                 let acked = ended.acked();
                 assert!(acked <= durable, "{acked} acked, {durable} on the disk");
                 assert!(acked > 0 && (ended.sent.len() as u64) > acked);
+                let ahead = ended.sent.len() as u64 - acked;
+                assert!(ahead <= AHEAD_BYTES_MAX, "{ahead}: flow control closes");
                 let repeats = ended.repeats_of_last_ack();
                 assert!(repeats >= 1, "frames go on while it stalls: {repeats}");
                 acked_in_all += acked;

@@ -192,3 +192,101 @@ async fn a_node_that_vanishes_without_a_word_is_missed_and_its_session_sealed_as
     assert!(reason.contains("no longer answers"), "{reason:?}");
     assert_eq!(tailnet.stored(&manifest), b"half a session");
 }
+
+/// What a client sends that reads nothing before it has sent all of it.
+const UNREAD_BYTES: usize = 10 * 1024 * 1024;
+
+/// Sends all of `request`, and only then reads; all that was answered. A reset in place of an answer fails the test.
+async fn answer_behind(tailnet: &LoopbackTailnet, request: &[u8]) -> Vec<u8> {
+    let dial = tailnet.uploader().dial(tailnet.address);
+    let mut stream = soon("a dial", dial).await.unwrap();
+    soon("room for all of it", stream.write_all(request))
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    soon("the end", stream.read_to_end(&mut answer))
+        .await
+        .unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_refusal_arrives_though_the_client_sends_ten_mebibytes_before_it_reads() {
+    let config = IngestConfig {
+        event_body_bytes_max: 1024,
+        ..IngestConfig::default()
+    };
+    let tailnet = LoopbackTailnet::start(config).await;
+    let rest = vec![b'a'; UNREAD_BYTES];
+    let declared = format!("Content-Length: {UNREAD_BYTES}");
+    let table = [
+        (
+            "413",
+            format!("POST /v2/event HTTP/1.1\r\nHost: r\r\n{declared}\r\n\r\n"),
+        ),
+        (
+            "413",
+            format!(
+                "POST /v2/event HTTP/1.1\r\nHost: r\r\nTransfer-Encoding: chunked\r\n\r\n{UNREAD_BYTES:x}\r\n"
+            ),
+        ),
+        (
+            "404",
+            format!("POST /elsewhere HTTP/1.1\r\nHost: r\r\n{declared}\r\n\r\n"),
+        ),
+        ("400", "a line that is no request\r\n\r\n".to_owned()),
+        (
+            "431",
+            "HEAD /v2/event HTTP/1.1\r\nHost: r\r\nx: ".to_owned(),
+        ),
+    ];
+    for (status, head) in table {
+        let answer = answer_behind(&tailnet, &[head.as_bytes(), &rest].concat()).await;
+        let answer = String::from_utf8(answer).unwrap();
+        let expected = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&expected), "{head:?}: {answer:?}");
+        assert!(answer.ends_with("\r\n\r\n"), "{head:?}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_goaway_arrives_though_the_client_sends_ten_mebibytes_before_it_reads() {
+    const GOAWAY: u8 = 7;
+    const FRAME_SIZE_ERROR: u8 = 6;
+    const ENHANCE_YOUR_CALM: u8 = 11;
+    let tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
+    let frame = |kind: u8, stream: u8, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let head = [&length[1..], &[kind, 0, 0, 0, 0, stream]].concat();
+        [&head, payload].concat()
+    };
+    let opening = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(),
+        &frame(4, 0, b""),
+    ]
+    .concat();
+    // A head that goes on and on, and a frame that is larger than any may be.
+    let head = [
+        frame(1, 1, &[0x86]),
+        frame(9, 1, &[0; 16 * 1024]).repeat(UNREAD_BYTES >> 14),
+    ]
+    .concat();
+    let large = frame(0, 1, &vec![0; UNREAD_BYTES]);
+    for (what, code, frames) in [
+        ("a head without end", ENHANCE_YOUR_CALM, head),
+        ("a frame too large", FRAME_SIZE_ERROR, large),
+    ] {
+        let answer = answer_behind(&tailnet, &[opening.clone(), frames].concat()).await;
+        let mut codes = Vec::new();
+        let mut rest = answer.as_slice();
+        while let Some((head, behind)) = rest.split_at_checked(9) {
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let (payload, behind) = behind.split_at(usize::try_from(length).unwrap());
+            if head[3] == GOAWAY {
+                codes.push(payload[7]);
+            }
+            rest = behind;
+        }
+        assert_eq!(codes, [code], "{what}");
+    }
+}

@@ -370,7 +370,7 @@ async fn requests_of_two_meanings_and_noise_are_refused_or_flagged_and_hide_noth
         (
             "noise",
             noise(256 << 10),
-            Ends::CutOff("invalid HTTP method parsed"),
+            Ends::Refused("invalid HTTP method parsed"),
         ),
         (
             "the preface, then noise",
@@ -443,7 +443,7 @@ enum Ends {
     Refused(&'static str),
     /// A recording that is flagged, no status, and this in the log.
     Flagged(&'static str),
-    /// This in the log. An answer may be lost, since what was not read resets the connection.
+    /// This in the log; what is answered is HTTP's own: 431, or GOAWAY.
     CutOff(&'static str),
 }
 
@@ -469,12 +469,13 @@ async fn heads_that_trickle_and_floods_are_ended_by_name() {
         storm.unharmed(what).await;
     }
     assert_eq!(storm.counter("recordings").await, 1);
+    assert_eq!(storm.counter("slow_heads").await, 3);
     let unended = frame(HEADERS, 0, 3, &[0x86]);
     let mut continued = frame(CONTINUATION, 0, 3, &[0; 200]);
     continued.truncate(9);
     let start = [begun(), unended, continued].concat();
     storm.trickle(&start, &[0]).await;
-    assert_eq!(storm.counter("slow_heads").await, 1);
+    assert_eq!(storm.counter("slow_heads").await, 4);
     storm.unharmed("CONTINUATION").await;
 
     let floods = [

@@ -129,12 +129,30 @@ impl LoopbackTailnet {
 
     /// The bytes of the only recording in the journal, read from its files without the store.
     pub(crate) fn journalled(&self) -> Vec<u8> {
+        let mut stream = Vec::new();
+        for (offset, bytes) in self.frames(FrameKind::Data) {
+            assert_eq!(offset, stream.len() as u64);
+            stream.extend_from_slice(&bytes);
+        }
+        stream
+    }
+
+    /// The lines of the events in the journal, read in the same way.
+    pub(crate) fn journalled_events(&self) -> Vec<String> {
+        let lines = self.frames(FrameKind::Event).into_iter();
+        lines
+            .map(|(_, line)| String::from_utf8(line).unwrap())
+            .collect()
+    }
+
+    /// Offset and plain bytes of all frames of a kind, in order.
+    fn frames(&self, kind: FrameKind) -> Vec<(u64, Vec<u8>)> {
         let mut names: Vec<PathBuf> = std::fs::read_dir(self.epoch_directory())
             .unwrap()
             .map(|entry| entry.unwrap().path())
             .collect();
         names.sort();
-        let mut stream = Vec::new();
+        let mut found = Vec::new();
         for name in names {
             if name.to_string_lossy().contains('#') {
                 continue; // A commit under way: it counts from its link on.
@@ -142,13 +160,12 @@ impl LoopbackTailnet {
             let bytes = std::fs::read(&name).unwrap();
             for frame in JournalObject::decode(&bytes).unwrap().frames() {
                 let frame = frame.unwrap();
-                if frame.kind == FrameKind::Data {
-                    assert_eq!(frame.offset.0, stream.len() as u64);
-                    stream.extend_from_slice(&frame.plain().unwrap());
+                if frame.kind == kind {
+                    found.push((frame.offset.0, frame.plain().unwrap().into_owned()));
                 }
             }
         }
-        stream
+        found
     }
 }
 

@@ -47,8 +47,18 @@ where
 
 impl Uploader {
     pub(crate) async fn connect(node: &Tailnet, recorder: SocketAddr) -> Self {
-        let stream = soon("a dial", node.dial(recorder)).await.unwrap();
-        Self::over(stream).await
+        let dialled = soon("a dial", async {
+            loop {
+                match node.dial(recorder).await {
+                    // Control has told the recorder of its address, and not yet this node.
+                    Err(error) if error.kind() == std::io::ErrorKind::HostUnreachable => {
+                        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    }
+                    dialled => return dialled,
+                }
+            }
+        });
+        Self::over(dialled.await.unwrap()).await
     }
 
     /// The same over any stream.

@@ -12,11 +12,11 @@ use hyper::server::conn::http2 as server;
 use hyper::service::service_fn;
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
-use tokio::task::yield_now;
 
 use super::super::ack_frames::AckFrameError;
 use super::super::upload::{SILENCE_MAX, UploadError, Uploaded};
 use super::*;
+use crate::turns::until;
 
 type AnswerBody = BoxBody<Bytes, io::Error>;
 
@@ -53,18 +53,14 @@ impl Recorder {
     }
 
     async fn until_received(&self, bytes: usize) {
-        while self.received() < bytes {
-            yield_now().await;
-        }
+        until(&format!("{bytes} bytes arrive"), || {
+            (self.received() >= bytes).then_some(())
+        })
+        .await;
     }
 
     async fn until_body_end(&self) -> bool {
-        loop {
-            if let Some(clean) = *self.seen.body_end.lock().unwrap() {
-                return clean;
-            }
-            yield_now().await;
-        }
+        until("the body ends", || *self.seen.body_end.lock().unwrap()).await
     }
 }
 
@@ -196,9 +192,10 @@ async fn a_session_goes_up_line_by_line_and_its_acks_are_timed() {
 
     tokio::time::advance(Duration::from_millis(40)).await;
     recorder.say(r#"{}{"ack":14}  {"ack":26,"receipt":["x"]}"#);
-    while upload.progress().acked_bytes < 26 {
-        yield_now().await;
-    }
+    until("26 bytes are acked", || {
+        (upload.progress().acked_bytes >= 26).then_some(())
+    })
+    .await;
     assert!(upload.progress().last_ack.unwrap() >= Duration::from_millis(40));
 
     let uploaded = finish_and_close(upload, recorder).await.unwrap();

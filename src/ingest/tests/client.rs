@@ -55,14 +55,7 @@ pub(super) fn serve_with(sink: &MemorySink, config: IngestConfig) -> Served {
 pub(super) fn serve_on(ingest: &Ingest<MemorySink>, stable_id: &str) -> Served {
     let (io, theirs) = tokio::io::duplex(64 * 1024);
     let shutdown = CancellationToken::new();
-    let identity = Identity {
-        stable_id: stable_id.to_owned(),
-        node_name: "web.ts.net".to_owned(),
-        user: None,
-        tags: vec!["tag:prod".to_owned()],
-        address: [100, 64, 0, 7].into(),
-        capabilities: std::collections::BTreeMap::new(),
-    };
+    let identity = identity(stable_id);
     let (serving, stop) = (ingest.clone(), shutdown.clone());
     let server =
         tokio::spawn(async move { serving.serve_connection(theirs, identity, stop).await });
@@ -71,6 +64,18 @@ pub(super) fn serve_on(ingest: &Ingest<MemorySink>, stable_id: &str) -> Served {
         shutdown,
         server,
         ingest: ingest.clone(),
+    }
+}
+
+/// The node with that StableID.
+pub(super) fn identity(stable_id: &str) -> Identity {
+    Identity {
+        stable_id: stable_id.to_owned(),
+        node_name: "web.ts.net".to_owned(),
+        user: None,
+        tags: vec!["tag:prod".to_owned()],
+        address: [100, 64, 0, 7].into(),
+        capabilities: std::collections::BTreeMap::new(),
     }
 }
 
@@ -223,37 +228,22 @@ impl RawClient {
     }
 
     pub(super) async fn write(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        assert!(self.try_write(kind, flags, stream, payload).await);
-    }
-
-    /// False when the connection is closed.
-    pub(super) async fn try_write(
-        &mut self,
-        kind: u8,
-        flags: u8,
-        stream: u32,
-        payload: &[u8],
-    ) -> bool {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
         let mut frame = length[1..].to_vec();
         frame.extend([kind, flags]);
         frame.extend(stream.to_be_bytes());
         frame.extend(payload);
-        self.0.write_all(&frame).await.is_ok()
+        self.0.write_all(&frame).await.unwrap();
     }
 
     /// HEADERS without END_STREAM: HPACK's static `:scheme http`, the rest as literals.
     pub(super) async fn post(&mut self, stream: u32, method: &str, path: &str) {
-        assert!(self.try_post(stream, method, path).await);
-    }
-
-    pub(super) async fn try_post(&mut self, stream: u32, method: &str, path: &str) -> bool {
         let mut block = vec![0x86];
         for (name_index, value) in [(2, method), (4, path), (1, "100.64.0.9:80")] {
             block.extend([name_index, u8::try_from(value.len()).unwrap()]);
             block.extend(value.as_bytes());
         }
-        self.try_write(HEADERS, END_HEADERS, stream, &block).await
+        self.write(HEADERS, END_HEADERS, stream, &block).await;
     }
 
     /// The next frame; `None` when the connection is closed.

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::client::{Client, TextClient, serve, serve_on, serve_with};
 use super::memory_sink::{MemorySink, Mood};
 use crate::ingest::{Ingest, IngestConfig};
+use crate::turns::until;
 
 const BODY: &str = "{\"type\":\"kubernetes-api-request\",\"id\":\"\",\"timestamp\":1770000000}\n";
 
@@ -91,9 +92,11 @@ async fn an_event_that_the_store_does_not_take_is_refused_in_bounded_time() {
         let served = serve(&sink);
         let mut client = TextClient(served.io);
         client.write(post(BODY).as_bytes()).await;
-        while served.ingest.event_bytes_in_flight() == 0 && mood == Mood::Patient {
-            tokio::task::yield_now().await;
-        }
+        until(
+            "the event is held, if the store is to keep it waiting",
+            || (mood != Mood::Patient || served.ingest.event_bytes_in_flight() > 0).then_some(()),
+        )
+        .await;
         let start = Instant::now();
         trouble(&sink);
         let answer = client.rest().await;
@@ -185,9 +188,10 @@ async fn memory_is_counted_as_bodies_arrive_for_all_and_for_each_node() {
         }
     };
     let settled = async |bytes: u64| {
-        while ingest.event_bytes_in_flight() != bytes {
-            tokio::task::yield_now().await;
-        }
+        until(&format!("{bytes} bytes of events in flight"), || {
+            (ingest.event_bytes_in_flight() == bytes).then_some(())
+        })
+        .await;
     };
     let mut first = slow("n1", 100).await;
     settled(100).await;
@@ -226,15 +230,17 @@ async fn an_event_that_is_cut_off_is_not_stored_and_one_whose_sender_hung_up_beh
     let whole = serve_on(&ingest, "n1");
     let mut client = TextClient(whole.io);
     client.write(request.as_bytes()).await;
-    while ingest.event_bytes_in_flight() != BODY.len() as u64 {
-        tokio::task::yield_now().await;
-    }
+    until("the whole event is held", || {
+        (ingest.event_bytes_in_flight() == BODY.len() as u64).then_some(())
+    })
+    .await;
     drop(client);
     whole.server.await.unwrap();
     sink.become_(Mood::Prompt);
-    while ingest.event_bytes_in_flight() != 0 {
-        tokio::task::yield_now().await;
-    }
+    until("the event is stored", || {
+        (ingest.event_bytes_in_flight() == 0).then_some(())
+    })
+    .await;
     assert_eq!(sink.events().len(), 1);
     assert_eq!(ingest.stats().refused_event_body, 1);
 }

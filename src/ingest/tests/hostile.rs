@@ -171,7 +171,53 @@ async fn a_request_head_that_is_too_large_or_too_slow_ends_the_connection() {
     served.server.await.unwrap();
     assert!(start.elapsed() <= Duration::from_secs(16));
     dripping.await.unwrap();
+    assert_eq!(ingest.stats().slow_heads, 1);
     assert_eq!(sink.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_hyper_itself_refuses_for_its_head_is_counted_too() {
+    let many = format!("HEAD / HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(65));
+    let long = format!("HEAD / HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(100_000));
+    let ingest = Ingest::new(MemorySink::new(Mood::Prompt), IngestConfig::default());
+    for (count, request) in (1..).zip([many, long]) {
+        let served = serve_on(&ingest, "n1");
+        let (mut reader, mut writer) = tokio::io::split(served.io);
+        let (written, answer) = tokio::join!(writer.write_all(request.as_bytes()), async {
+            let mut answer = String::new();
+            reader.read_to_string(&mut answer).await.unwrap();
+            answer
+        });
+        written.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+        drop((reader, writer));
+        served.server.await.unwrap();
+        assert_eq!(ingest.stats().refused_head, count);
+    }
+    assert_eq!(ingest.stats().slow_heads, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_head_that_never_ends_is_counted_and_a_silent_peer_is_not() {
+    let ingest = Ingest::new(MemorySink::new(Mood::Prompt), IngestConfig::default());
+    let table: [(&[u8], u64); 6] = [
+        (b"", 0),
+        (b"P", 1),
+        (b"PRI * HT", 1),
+        (b"HEAD /v2/event HTTP/1.1\r\nHost: ", 1),
+        (b"HEAD /v2/event HTTP/1.1\r\nHost: r\r\n\r\n", 0),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 0),
+    ];
+    let mut counted = 0;
+    for (bytes, more) in table {
+        let served = serve_on(&ingest, "n1");
+        let mut client = TextClient(served.io);
+        client.write(bytes).await;
+        served.server.await.unwrap();
+        counted += more;
+        let what = String::from_utf8_lossy(bytes);
+        assert_eq!(ingest.stats().slow_heads, counted, "{what:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -264,18 +310,20 @@ async fn flood(client: RawClient, kind: u8, flags: u8, stream: u32, payload: &[u
     frame.extend([kind, flags]);
     frame.extend(stream.to_be_bytes());
     frame.extend(payload);
-    let writing = tokio::spawn(async move {
+    let mut answer = Vec::new();
+    let writing = async {
         for _ in 0..100_000 {
             if writer.write_all(&frame).await.is_err() {
-                return;
+                return std::future::pending().await;
             }
         }
-        panic!("100,000 frames were taken");
-    });
-    let mut answer = Vec::new();
-    drop(reader.read_to_end(&mut answer).await);
-    drop(reader);
-    writing.await.unwrap();
+    };
+    // What comes behind the end is read and dropped, so that only the end of the answer says when there was enough.
+    tokio::select! {
+        biased;
+        _ = reader.read_to_end(&mut answer) => {}
+        () = writing => panic!("100,000 frames were taken"),
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -283,21 +331,26 @@ async fn rapid_resets_end_the_connection_with_a_goaway_that_says_why() {
     const ENHANCE_YOUR_CALM: u32 = 11;
     let sink = MemorySink::new(Mood::Prompt);
     let served = serve(&sink);
-    let mut client = RawClient::connect(served.io).await;
-    let mut wrote = 0;
+    let (written, mut requests) = tokio::io::duplex(1024 * 1024);
+    let mut client = RawClient::connect(written).await;
     for stream in (1..20_000).step_by(2) {
-        if !client.try_post(stream, "HEAD", "/v2/record").await
-            || !client.try_write(RST_STREAM, 0, stream, &[0, 0, 0, 8]).await
-        {
-            break;
-        }
-        wrote += 1;
+        client.post(stream, "POST", "/v2/record").await;
+        client.write(RST_STREAM, 0, stream, &[0, 0, 0, 8]).await;
     }
-    assert!(wrote < 9_999, "all were taken");
-    let goaways = client.read_all(GOAWAY).await;
+    drop(client);
+    let (mut reader, mut writer) = tokio::io::split(served.io);
+    let (read, mut answer) = tokio::io::duplex(1024 * 1024);
+    tokio::select! {
+        biased;
+        read = tokio::io::copy(&mut reader, &mut answer) => drop(read),
+        all = tokio::io::copy(&mut requests, &mut writer) => panic!("{all:?} were taken"),
+    }
+    drop((reader, writer, answer));
+    let goaways = RawClient(read).read_all(GOAWAY).await;
     let code = &goaways.last().unwrap().payload[4..8];
     assert_eq!(code, ENHANCE_YOUR_CALM.to_be_bytes());
     served.server.await.unwrap();
+    assert_eq!(sink.count(), 0, "nothing is taken behind the end");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,8 +1,8 @@
 //! A store that is slow, dead, full, forbidden, and back again; a disk and a journal that are nearly full.
 
 use std::io::{self, ErrorKind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -119,49 +119,122 @@ async fn a_poisoned_epoch_whose_successor_cannot_be_claimed_stalls_too() {
     );
 }
 
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[tokio::test(start_paused = true)]
-async fn an_ack_comes_within_two_puts_however_slow_they_are() {
+async fn a_stall_is_logged_when_it_begins_once_a_minute_while_it_lasts_and_when_it_is_over() {
+    let log = Log::default();
+    let written = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || written.clone())
+        .finish();
+    let _scope = tracing::subscriber::set_default(subscriber);
+    let lines = |text: &str| {
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        log.lines().filter(|line| line.contains(text)).count()
+    };
+    let world = World::new(Backend::Memory).await;
+    let store = world.open().await.unwrap();
+    let mut handle = store.begin(opening()).unwrap();
+    let full = Outage::Says(ErrorKind::StorageFull);
+    world.objects.set_outage(Some(full));
+    let puts = world.objects.puts_of("journal/");
+    handle.append(Bytes::from_static(b"pending")).await.unwrap();
+    tokio::time::sleep(630 * SECOND).await;
+    assert!(
+        world.objects.puts_of("journal/") > puts + 600,
+        "it is tried each second"
+    );
+    assert_eq!(lines("create failed"), 11);
+    assert_eq!(lines("failing_seconds=600"), 1);
+    assert_eq!(lines("the store is stalled"), 1);
+    assert_eq!(lines("create got through"), 0);
+    world.objects.set_outage(None);
+    durable_at(&handle, 7).await.unwrap();
+    assert_eq!(lines("create got through"), 1);
+    assert_eq!(lines("the store takes commits again"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ack_comes_within_two_puts_however_slow_they_are_and_however_many_sessions_there_are() {
     for backend in BACKENDS {
-        for put_ms in [0, 20, 300, 900, 3_000, 9_999] {
+        for (sessions, put_ms) in [
+            (1, 0),
+            (1, 20),
+            (7, 20),
+            (1, 300),
+            (7, 900),
+            (1, 1_000),
+            (7, 3_000),
+            (1, 9_999),
+            (1, 10_000),
+            (7, 10_000),
+        ] {
             let world = World::new(backend).await;
             let store = world.open().await.unwrap();
             let put = Duration::from_millis(put_ms);
             world.objects.set_latency(put);
             let bound = store.shared.config.commit_interval.max(put) + put;
             let bound = bound + Duration::from_millis(100);
-            let mut handle = store.begin(opening()).unwrap();
-            // A piece at uneven moments, so that some meet a commit that has just begun.
-            let mut owed = std::collections::VecDeque::new();
-            let mut durable = handle.durable();
-            let mut worst = Duration::ZERO;
-            let mut sent = 0_u64;
-            for step in 0..400_u64 {
-                handle.append(Bytes::from_static(b"x")).await.unwrap();
-                sent += 1;
-                owed.push_back((sent, tokio::time::Instant::now()));
-                let pause = Duration::from_millis(13 + (step * 37) % 211);
-                let until = tokio::time::Instant::now() + pause;
-                while tokio::time::timeout_at(until, durable.changed())
-                    .await
-                    .is_ok()
-                {
-                    let acked = durable.borrow_and_update().offset.0;
-                    while let Some((offset, since)) = owed.front().copied()
-                        && offset <= acked
-                    {
-                        worst = worst.max(since.elapsed());
-                        owed.pop_front();
-                    }
-                }
+            let acks = (0..sessions).map(|session| tokio::spawn(ack_times(store.clone(), session)));
+            for session in acks.collect::<Vec<_>>() {
+                let (worst, acked) = session.await.unwrap();
+                assert!(
+                    worst <= bound,
+                    "{backend:?} {sessions} {put:?}: {worst:?} of {bound:?}"
+                );
+                assert!(acked > 100, "{acked} of 400 were acked");
             }
-            assert!(
-                worst <= bound,
-                "{backend:?} {put:?}: {worst:?} of {bound:?}"
-            );
-            assert!(owed.len() < 400, "nothing was acked");
             assert_eq!(store.stats().stalls, 0, "{put:?}: slow is not stalled");
         }
     }
+}
+
+/// How long the slowest ack of a session took, and how many of its 400 bytes were acked.
+async fn ack_times(store: Store, session: u64) -> (Duration, u64) {
+    let mut handle = store.begin(opening()).unwrap();
+    // A piece at uneven moments, so that some meet a commit that has just begun.
+    let mut owed = std::collections::VecDeque::new();
+    let mut durable = handle.durable();
+    let mut worst = Duration::ZERO;
+    for step in 0..400_u64 {
+        handle.append(Bytes::from_static(b"x")).await.unwrap();
+        owed.push_back((step + 1, tokio::time::Instant::now()));
+        let pause = Duration::from_millis(13 + ((step + session) * 37) % 211);
+        let until = tokio::time::Instant::now() + pause;
+        while tokio::time::timeout_at(until, durable.changed())
+            .await
+            .is_ok()
+        {
+            let acked = durable.borrow_and_update().offset.0;
+            while let Some((offset, since)) = owed.front().copied()
+                && offset <= acked
+            {
+                worst = worst.max(since.elapsed());
+                owed.pop_front();
+            }
+        }
+    }
+    // What is still owed has waited too.
+    let waits = owed.front().map(|(_, since)| since.elapsed());
+    (
+        worst.max(waits.unwrap_or_default()),
+        400 - owed.len() as u64,
+    )
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::{runtime, virtual_time};
-use crate::bench::{Bench, STABLE_ID};
+use crate::bench::Bench;
 use crate::old_uploader::OldUploader;
 use crate::soon;
 use crate::tailnet::LoopbackTailnet;
@@ -83,8 +83,9 @@ pub(super) fn c02() {
 pub(super) fn c04() {
     const BODY: &str = "{\"type\":\"kubernetes-api-request\",\"id\":\"\",\"timestamp\":1770000000,\"userAgent\":\"curl\",\"request\":{\"method\":\"GET\",\"path\":\"/healthz\",\"body\":\"\",\"queryParameters\":{}},\"kubernetes\":{\"IsResourceRequest\":false,\"Parts\":null},\"source\":{\"node\":\"ci.ts.net\",\"nodeID\":\"n2\",\"nodeTags\":[\"tag:ci\"]},\"destination\":{\"node\":\"\",\"nodeID\":\"\"}}\n";
     runtime().block_on(async {
-        let bench = Bench::start(IngestConfig::default()).await;
-        let mut connection = bench.connect();
+        let tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
+        let dial = tailnet.uploader().dial(tailnet.address);
+        let mut connection = soon("a dial", dial).await.unwrap();
         connection
             .write_all(b"HEAD /v2/event HTTP/1.1\r\nHost: 100.64.0.9:80\r\n\r\n")
             .await
@@ -104,10 +105,18 @@ pub(super) fn c04() {
         let answer = answers.split_once("\r\n\r\n").unwrap().1;
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         assert!(answer.contains("connection: close\r\n"), "{answer}");
-        let events = bench.store.events();
-        assert_eq!(events.len(), 1);
-        assert_eq!(events[0].body, BODY);
-        assert_eq!(events[0].uploader.stable_id, STABLE_ID, "the destination");
+        // It was answered, so it is on the disk: one line, which any reader can take apart.
+        let lines = tailnet.journalled_events();
+        assert_eq!(lines.len(), 1);
+        let line = &lines[0];
+        let sent = BODY.trim_end();
+        assert!(line.ends_with(&format!(",\"event\":{sent}}}\n")), "{line}");
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let node = tailnet.uploader().status();
+        assert_eq!(line["destination"]["node"], node.name);
+        assert_eq!(line["destination"]["nodeID"], line["uploader"]["stable_id"]);
+        assert!(!line["destination"]["nodeID"].as_str().unwrap().is_empty());
+        assert!(!line["id"].as_str().unwrap().is_empty());
     });
 }
 
