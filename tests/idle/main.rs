@@ -8,7 +8,8 @@
 //! same devnet with the same sender, whose sessions open in turn with the recorder's, and idles in the same minute; the frames that both sent are counted at the
 //! far end and must be equal in number and in size, PINGs too. What else a machine does meanwhile slows both; it moves the ratio only as far as the one that is
 //! woken late sends more frames with one call, so the load average is printed. The control keeps no upload, no HTTP/2 state and no timer but one for each kind of
-//! frame: the ratio is what a recorder adds to its frames, not what the tunnel takes, and a cheaper tunnel makes it larger.
+//! frame: the ratio is what a recorder adds to its frames, not what the tunnel takes, and a cheaper tunnel makes it larger. It sends to each session by that
+//! session's own clock; that the recorder sends what only repeats itself on a beat common to all is the recorder's merit, and counts for it.
 //!
 //! What a session keeps, by a heap profile of a debug build: 20 KiB are its rings in the tunnel, 16 KiB the buffer in which h2 writes frames and 8 to 11 KiB the
 //! one in which it reads them, 7 KiB the tasks of connection and upload; h2's tables, channels, timers and the store's entry are the rest.
