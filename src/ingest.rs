@@ -31,6 +31,7 @@ pub mod upload;
 mod uploads;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::Identity;
 use crate::ids::RecordingId;
+use ack::Beat;
 pub use claim::{Directory, NodeFacts};
 pub use config::IngestConfig;
 pub use connection_limits::{ConnectionGuard, ConnectionLimits, ConnectionRefused};
@@ -48,6 +50,10 @@ use stats::Counters;
 pub use stats::IngestStats;
 pub use uploads::UploadStatus;
 use uploads::Uploads;
+
+/// Between the instants at which idle uploads send their acks: a hundred of ten thousand then share a wake-up and a few calls to send, which take
+/// some 2 ms. An ack of an upload that is busy waits no longer than that behind them.
+const IDLE_BEAT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What takes recordings and events, for all connections of one recorder. Clones share limits, counters and uploads.
 pub struct Ingest<S> {
@@ -79,7 +85,9 @@ impl<S: RecordingSink> Ingest<S> {
         Self::begin(sink, config, Some(directory))
     }
 
-    fn begin(sink: S, config: IngestConfig, directory: Option<Directory>) -> Self {
+    fn begin(sink: S, mut config: IngestConfig, directory: Option<Directory>) -> Self {
+        let beat = || Beat::new(session::now(), IDLE_BEAT_INTERVAL);
+        config.upload.idle_beat.get_or_insert_with(beat);
         let counters = Arc::new(Counters::default());
         Self {
             shared: Arc::new(Shared {

@@ -7,7 +7,7 @@
 //!
 //! Invariants: an ack is never above what was reported durable and never goes back; between two frames, and before the first, there are
 //! at most `interval_max` (peers hang up after 30 s of silence, recording.md of the protocol: 10 s is the rule), and between two frames at least
-//! `interval_min`. Driven by [`upload`](super::upload).
+//! `interval_min`. Uploads with the same [`Beat`] repeat themselves at the same instants. Driven by [`upload`](super::upload).
 
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,32 @@ impl AckFrame {
     }
 }
 
+/// Instants that idle uploads have in common: a thousand of them wake the recorder once in a while, not each by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beat {
+    origin: Instant,
+    interval: Duration,
+}
+
+impl Beat {
+    /// All whole intervals since `origin`.
+    #[must_use]
+    pub const fn new(origin: Instant, interval: Duration) -> Self {
+        Self { origin, interval }
+    }
+
+    /// The last beat that is not after `at`; `at` itself before the origin, or without an interval.
+    fn last_until(self, at: Instant) -> Instant {
+        let since = at.saturating_duration_since(self.origin).as_nanos();
+        let over = since.checked_rem(self.interval.as_nanos()).unwrap_or(0);
+        let over = Duration::from_nanos(u64::try_from(over).unwrap_or(0));
+        at.checked_sub(over).unwrap_or(at)
+    }
+}
+
+/// How many beats an idle interval has at least: a frame is never early by more than a tenth of it.
+const BEATS_PER_IDLE_INTERVAL_MIN: u32 = 10;
+
 /// The ack schedule of one upload.
 ///
 /// [`handle_durable`](Self::handle_durable) as the store reports; [`poll_ack`](Self::poll_ack) whenever a frame can be sent;
@@ -51,6 +77,7 @@ impl AckFrame {
 pub struct AckSchedule {
     interval_min: Duration,
     interval_max: Duration,
+    beat: Option<Beat>,
     durable: StreamOffset,
     sent: StreamOffset,
     /// When the last frame went out, or the response began.
@@ -66,11 +93,21 @@ impl AckSchedule {
         Self {
             interval_min: interval_min.min(interval_max),
             interval_max,
+            beat: None,
             durable: StreamOffset(0),
             sent: StreamOffset(0),
             last: now,
             started: false,
         }
+    }
+
+    /// The same, but frames that only repeat the last value go out on `beat`, a little early. A beat above a tenth of `interval_max` is
+    /// not followed.
+    #[must_use]
+    pub fn on_beat(mut self, beat: Option<Beat>) -> Self {
+        let slowest = self.interval_max / BEATS_PER_IDLE_INTERVAL_MIN;
+        self.beat = beat.filter(|beat| beat.interval <= slowest);
+        self
     }
 
     /// Everything below `offset` is durable. A smaller offset than before changes nothing.
@@ -97,14 +134,14 @@ impl AckSchedule {
     /// When a frame is owed, if nothing else happens.
     #[must_use]
     pub fn poll_timeout(&self) -> Instant {
-        let wait = if self.durable == self.sent {
-            self.interval_max
+        if self.durable == self.sent {
+            let latest = self.last + self.interval_max;
+            self.beat.map_or(latest, |beat| beat.last_until(latest))
         } else if self.started {
-            self.interval_min
+            self.last + self.interval_min
         } else {
-            Duration::ZERO
-        };
-        self.last + wait
+            self.last
+        }
     }
 }
 
@@ -172,6 +209,55 @@ mod tests {
         acks.handle_durable(StreamOffset(3));
         assert_eq!(acks.poll_ack(start + MAX * 2), None);
         assert_eq!(acks.poll_ack(start + MAX * 2 + MIN), Some(StreamOffset(7)));
+    }
+
+    #[test]
+    fn ten_thousand_idle_uploads_wake_the_recorder_once_a_beat_and_none_is_late() {
+        let start = origin();
+        let interval = Duration::from_millis(50);
+        let beat = Beat::new(start, interval);
+        let mut instants = std::collections::BTreeSet::new();
+        for upload in 0..10_000 {
+            // As they come: at any time of five seconds, to a microsecond.
+            let began = start + Duration::from_micros(upload * 499);
+            let mut acks = AckSchedule::new(began, MIN, MAX).on_beat(Some(beat));
+            let (mut last, mut frames) = (began, 0);
+            while last < start + Duration::from_secs(65) {
+                let due = acks.poll_timeout();
+                assert!(due <= last + MAX && due > last + MAX - interval);
+                // A timer is late by up to a millisecond.
+                last = due + Duration::from_micros(upload % 1_000);
+                assert_eq!(acks.poll_ack(last), Some(StreamOffset(0)));
+                instants.insert(due);
+                frames += 1;
+            }
+            assert!((12..=14).contains(&frames), "{frames} frames");
+        }
+        // 70 seconds have 1,400 beats.
+        assert!(instants.len() <= 1_400, "{} wakes", instants.len());
+        assert!(instants.iter().all(|due| {
+            (*due - start)
+                .as_nanos()
+                .is_multiple_of(interval.as_nanos())
+        }));
+    }
+
+    #[test]
+    fn a_beat_changes_nothing_for_values_that_are_new_and_nothing_when_it_is_slow() {
+        let start = origin();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut acks = AckSchedule::new(at(7), MIN, MAX).on_beat(Some(Beat::new(start, MAX / 10)));
+        assert_eq!(acks.poll_timeout(), at(5_000));
+        acks.handle_durable(StreamOffset(1));
+        assert_eq!(acks.poll_ack(at(13)), Some(StreamOffset(1)));
+        acks.handle_durable(StreamOffset(2));
+        assert_eq!(acks.poll_timeout(), at(113));
+        let slow = Beat::new(start, MAX / 10 + Duration::from_nanos(1));
+        let acks = AckSchedule::new(at(7), MIN, MAX).on_beat(Some(slow));
+        assert_eq!(acks.poll_timeout(), at(5_007));
+        let none = Beat::new(start, Duration::ZERO);
+        let acks = AckSchedule::new(at(7), MIN, MAX).on_beat(Some(none));
+        assert_eq!(acks.poll_timeout(), at(5_007));
     }
 
     #[expect(

@@ -12,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::ack::{AckFrame, AckSchedule};
+use super::ack::{AckFrame, AckSchedule, Beat};
 use crate::ids::StreamOffset;
 
 /// The intervals of an upload.
@@ -22,6 +22,8 @@ pub struct UploadConfig {
     pub ack_interval_min: Duration,
     /// Most time between two acks. Peers give up after 30 s; 5 s leaves room for four lost ones.
     pub ack_interval_max: Duration,
+    /// When uploads that are idle send their acks: all together. [`Ingest`](super::Ingest) sets it where it is not set.
+    pub idle_beat: Option<Beat>,
     /// How long the response stays open after the request body ended: a client that sees it end before it has closed the SSH channel (250–500 ms)
     /// reports a failure.
     pub end_stream_hold: Duration,
@@ -38,6 +40,7 @@ impl Default for UploadConfig {
         Self {
             ack_interval_min: Duration::from_millis(100),
             ack_interval_max: Duration::from_secs(5),
+            idle_beat: None,
             end_stream_hold: Duration::from_millis(300),
             farewell_limit: Duration::from_secs(30),
             recording_bytes_max: None,
@@ -158,7 +161,8 @@ impl Upload {
     pub fn new(now: Instant, config: UploadConfig) -> Self {
         Self {
             config,
-            acks: AckSchedule::new(now, config.ack_interval_min, config.ack_interval_max),
+            acks: AckSchedule::new(now, config.ack_interval_min, config.ack_interval_max)
+                .on_beat(config.idle_beat),
             received_bytes: 0,
             ends_at: config
                 .recording_duration_max

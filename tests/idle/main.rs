@@ -4,6 +4,13 @@
 //! and does nothing else: what it takes is what frames alone cost. `TAILTAPE_IDLE_SESSIONS` asks for more sessions. Run by `just idle`, for it takes
 //! more than a minute.
 //!
+//! Why the control is a fair measure: it is built from the same crates with the same profile, runs on the same runtime with as many threads, is a node of the
+//! same devnet with the same sender, whose sessions open in turn with the recorder's, and idles in the same minute; the frames that both sent are counted at the
+//! far end and must be equal in number and in size, PINGs too. What else a machine does meanwhile slows both; it moves the ratio only as far as the one that is
+//! woken late sends more frames with one call, so the load average is printed. The control keeps no upload, no HTTP/2 state and no timer but one for each kind of
+//! frame: the ratio is what a recorder adds to its frames, not what the tunnel takes, and a cheaper tunnel makes it larger. It sends to each session by that
+//! session's own clock; that the recorder sends what only repeats itself on a beat common to all is the recorder's merit, and counts for it.
+//!
 //! What a session keeps, by a heap profile of a debug build: 20 KiB are its rings in the tunnel, 16 KiB the buffer in which h2 writes frames and 8 to 11 KiB the
 //! one in which it reads them, 7 KiB the tasks of connection and upload; h2's tables, channels, timers and the store's entry are the rest.
 
@@ -65,15 +72,20 @@ async fn idle_sessions_cost_next_to_nothing() {
     let mut control = Control::start(&world).await;
     let mut recorded = Crowd::new(world.sender(), recorder.address);
     let mut echoed = Crowd::new(world.sender(), control.address);
-    recorded.grow_to(SESSIONS_FIRST).await;
-    echoed.grow_to(SESSIONS_FIRST).await;
+    tokio::join!(
+        recorded.grow_to(SESSIONS_FIRST),
+        echoed.grow_to(SESSIONS_FIRST)
+    );
     recorder.until_settled(&world, SESSIONS_FIRST).await;
     let first = recorder.process.memory();
-    recorded.grow_to(sessions).await;
-    echoed.grow_to(sessions).await;
+    tokio::join!(recorded.grow_to(sessions), echoed.grow_to(sessions));
     recorder.until_settled(&world, sessions).await;
     let opened = recorder.process.memory();
 
+    println!(
+        "idle: the minute begins, load average {}",
+        process::load_average()
+    );
     let (names, counted) = (world.journal_names(), recorder.journal_puts().await);
     let (cpu, control_cpu) = (recorder.process.cpu(), control.process.cpu());
     let (before, control_before) = (recorded.heard(), echoed.heard());
@@ -118,9 +130,10 @@ async fn idle_sessions_cost_next_to_nothing() {
             / beyond_the_first(sessions)),
     );
     println!(
-        "idle: CPU in the minute {} ms, of the control {} ms: ratio {ratio:.2}",
+        "idle: CPU in the minute {} ms, of the control {} ms: ratio {ratio:.2}; load average {}",
         cpu.as_millis(),
         control_cpu.as_millis(),
+        process::load_average(),
     );
     println!(
         "idle: heard from the recorder {heard}; from the control {control_heard}; {silent} silences of {PART:?}"

@@ -45,6 +45,13 @@ pub(crate) struct Control {
     pub(crate) address: SocketAddr,
 }
 
+/// Of the whole machine over one, five and fifteen minutes (proc_loadavg(5)).
+pub(crate) fn load_average() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap();
+    let averages: Vec<&str> = text.split(' ').take(3).collect();
+    averages.join(" ")
+}
+
 impl Process {
     pub(crate) fn spawn(mut command: Command) -> Self {
         Self(command.kill_on_drop(true).spawn().unwrap())
