@@ -172,6 +172,14 @@ async fn fence(shared: &Shared, listed: &Listed, mut tail: Tail) -> Result<Fence
         };
         match fencing::place(shared, &header, FenceReason::TakenOver).await? {
             Placed::Fence { fence, ours } => {
+                // The number may have been free because its recorder lives, and has committed, sealed and trimmed it since we asked: then the
+                // object that let it trim stands beyond, and has since before our fence. If we stop here: such a fence is no tail, so whoever
+                // comes next looks beyond it.
+                let newest = epochs::newest(shared, listed).await?;
+                if newest > number {
+                    tail = Tail::find(shared, &listed.recorder, &listed.epoch, newest).await?;
+                    continue;
+                }
                 if ours {
                     count(shared, |stats| &mut stats.epochs_fenced);
                 }

@@ -61,16 +61,37 @@ pub(super) async fn numbers_below(
     listed: &Listed,
     end: JournalNumber,
 ) -> Result<Vec<Path>, StoreError> {
+    let mut below = Vec::new();
+    each_of(shared, listed, |number, name| {
+        if number != JournalNumber::OPENER && number < end {
+            below.push(name);
+        }
+    })
+    .await?;
+    Ok(below)
+}
+
+/// The greatest number that a listing of one epoch shows now.
+pub(super) async fn newest(shared: &Shared, listed: &Listed) -> Result<JournalNumber, StoreError> {
+    let mut newest = JournalNumber::OPENER;
+    each_of(shared, listed, |number, _| newest = newest.max(number)).await?;
+    Ok(newest)
+}
+
+/// Lists one epoch.
+async fn each_of(
+    shared: &Shared,
+    listed: &Listed,
+    mut met: impl FnMut(JournalNumber, Path),
+) -> Result<(), StoreError> {
     let prefix = layout::epoch(&listed.recorder, &listed.epoch);
     let mut names = shared.objects.store().list(Some(&prefix));
-    let mut below = Vec::new();
     while let Some(object) = next_listed(&mut names, &prefix).await? {
-        let place = layout::journal_place_of(&object.location);
-        if place.is_some_and(|(_, _, number)| number != JournalNumber::OPENER && number < end) {
-            below.push(object.location);
+        if let Some((_, _, number)) = layout::journal_place_of(&object.location) {
+            met(number, object.location);
         }
     }
-    Ok(below)
+    Ok(())
 }
 
 /// The next name of a listing; a backend that does not answer holds nobody up for ever.

@@ -7,7 +7,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
 use super::super::super::{RecoveryState, StoreConfig};
-use super::super::process::Process;
+use super::super::process::{Mishap, Process};
 use super::super::world::{Backend, World, at, clean_end, durable_at};
 use super::{CAST, recording, recovered};
 use crate::ids::LogKey;
@@ -133,6 +133,47 @@ async fn all_epochs_of_a_dead_recorder_are_closed_in_one_pass() {
     assert_eq!(world.journal_left().await, Vec::<String>::new());
 }
 
+/// The number that a recovery found free, and wants for its fence, is free again when it comes to create it: the recorder lives, has
+/// committed it, sealed and trimmed. Such a fence stops nobody, and another one is needed at the end.
+#[tokio::test(start_paused = true)]
+async fn a_fence_at_a_number_that_was_trimmed_meanwhile_is_not_taken_for_the_end() {
+    for backend in [Backend::Memory, Backend::File] {
+        let world = World::new(backend).await;
+        let first = Process::start(&world, 1, None).await.unwrap();
+        recovered(&first.store).await;
+        let second = Process::start(&world, 2, None).await.unwrap();
+        second.backend.strike_at("put journal/", Mishap::Freezes);
+        while second.backend.is_running() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let ended = recording(&first.store, &[CAST]).await;
+        let id = ended.id();
+        ended.finish(clean_end()).await.unwrap();
+        let mut open = recording(&first.store, &[CAST]).await;
+        let mut sent = CAST.to_vec();
+        let start = tokio::time::Instant::now();
+        while !world.names_with("/0000000001").await.is_empty() {
+            assert!(start.elapsed() < Duration::from_secs(600), "never trimmed");
+            // A commit tells what is needed no more, and only then that may go.
+            open.append(Bytes::from_static(b"more")).await.unwrap();
+            sent.extend_from_slice(b"more");
+            durable_at(&open, sent.len() as u64).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+
+        second.backend.thaw();
+        let stats = recovered(&second.store).await;
+        assert_eq!((stats.epochs_fenced, stats.recordings_sealed), (1, 1));
+        assert_eq!(world.sealed_of(id).await.1, CAST);
+        assert_eq!(world.sealed_of(open.id()).await.1, sent);
+        // The first hears of it at its next commit, which is never acked.
+        open.append(Bytes::from_static(b"lost")).await.unwrap();
+        let offset = sent.len() as u64 + 4;
+        assert!(durable_at(&open, offset).await.is_err(), "{backend:?}");
+        assert_eq!(world.journal_left().await, Vec::<String>::new());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn two_recorders_that_recover_at_once_both_end_well() {
     for steps in 0..40 {
@@ -145,8 +186,7 @@ async fn two_recorders_that_recover_at_once_both_end_well() {
         let one = Process::start_as(&world, another_key(&world), 2, None)
             .await
             .unwrap();
-        one.backend
-            .strike(steps, super::super::process::Mishap::Freezes);
+        one.backend.strike(steps, Mishap::Freezes);
         tokio::time::sleep(Duration::from_secs(150)).await;
         let third = LogKey::from_bytes([9; LogKey::BYTES]);
         let config = StoreConfig {
