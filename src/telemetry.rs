@@ -1,11 +1,17 @@
 //! Logs to stderr: for people on a terminal, one JSON object per line otherwise.
 //!
-//! The invariant: nothing but logs is set up here, and stdout is never written, because it belongs to the command's result.
-//! `main` calls it once, before anything logs.
+//! The invariants: nothing but logs is set up here, and stdout is never written, because it belongs to the command's result; what peers can cause, or what
+//! repeats, cannot fill the log (`telemetry/limit.rs`). `main` calls it once, before anything logs.
+
+mod limit;
+mod log_rate;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use limit::Limit;
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +40,9 @@ pub enum TelemetryError {
     /// Logs were set up before. A fault of ours.
     #[error("cannot start the log")]
     Start(#[source] tracing_subscriber::util::TryInitError),
+    /// The system gives no thread for it.
+    #[error("cannot start the log's thread")]
+    Thread(#[source] std::io::Error),
     /// The running log could not be changed. A fault of ours.
     #[error("cannot change the log's filter")]
     Change(#[source] reload::Error),
@@ -42,19 +51,28 @@ pub enum TelemetryError {
 /// The WireGuard library reports as warnings what anyone on the Internet can cause with one datagram; the
 /// tunnel counts them instead. Who wants its lines names `boringtun` in the filter.
 const QUIET: &str = "boringtun";
+/// Who lets a room's lines through hears also how many of them were withheld.
+const TELLING: &str = "tailtape::telemetry";
 
-/// The running log: what it lets through can be changed.
+/// The running log: what it lets through can be changed. Once it is dropped, as the process ends, it has told of every line that was withheld.
 pub struct Log {
     set: Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>,
+    limit: Limit,
 }
+
+/// Counts the lines that were withheld from a log, because they came too often.
+#[derive(Debug, Clone, Default)]
+pub struct LinesWithheld(Limit);
 
 /// Starts the log. `filter` has the form `level` or `room=level,room=level`: `info`, `warn,tailtape::capture=debug`.
 ///
 /// # Errors
-/// The filter cannot be read, or a log was started before.
+/// The filter cannot be read, a log was started before, or the system gives no thread.
 pub fn start(filter: &str, format: LogFormat) -> Result<Log, TelemetryError> {
     let parsed = parse(filter)?;
     let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    let limit = Limit::default();
+    let limiting = limit.layer(limit::now);
     let set: Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
     match format {
         LogFormat::Human { color } => {
@@ -62,18 +80,19 @@ pub fn start(filter: &str, format: LogFormat) -> Result<Log, TelemetryError> {
             let log = log.with_filter_reloading();
             let handle = log.reload_handle();
             set = Box::new(move |filter| handle.reload(filter));
-            log.finish().try_init()
+            log.finish().with(limiting).try_init()
         }
         LogFormat::Json => {
             let log = log.json().flatten_event(true).with_env_filter(parsed);
             let log = log.with_filter_reloading();
             let handle = log.reload_handle();
             set = Box::new(move |filter| handle.reload(filter));
-            log.finish().try_init()
+            log.finish().with(limiting).try_init()
         }
     }
     .map_err(TelemetryError::Start)?;
-    Ok(Log { set })
+    limit.start_telling().map_err(TelemetryError::Thread)?;
+    Ok(Log { set, limit })
 }
 
 /// Whether [`start`] and [`Log::set_filter`] would take the filter.
@@ -92,6 +111,26 @@ impl Log {
     pub fn set_filter(&self, filter: &str) -> Result<(), TelemetryError> {
         (self.set)(parse(filter)?).map_err(TelemetryError::Change)
     }
+
+    /// How much of this log was withheld.
+    #[must_use]
+    pub fn lines_withheld(&self) -> LinesWithheld {
+        LinesWithheld(self.limit.clone())
+    }
+}
+
+impl LinesWithheld {
+    /// Lines since the log was started.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.lines_withheld()
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.limit.tell_rest(limit::now());
+    }
 }
 
 impl std::fmt::Debug for Log {
@@ -108,11 +147,14 @@ fn parse(filter: &str) -> Result<EnvFilter, TelemetryError> {
 }
 
 fn with_defaults(filter: &str) -> String {
-    if filter.contains(QUIET) {
-        return filter.to_owned();
+    let mut filter = filter.trim().to_owned();
+    for (name, level) in [(QUIET, "off"), (TELLING, "warn")] {
+        if !filter.contains(name) {
+            let separator = if filter.is_empty() { "" } else { "," };
+            filter = format!("{filter}{separator}{name}={level}");
+        }
     }
-    let separator = if filter.trim().is_empty() { "" } else { "," };
-    format!("{filter}{separator}{QUIET}=off")
+    filter
 }
 
 #[cfg(test)]
@@ -120,11 +162,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_wireguard_library_is_silent_unless_it_is_asked_for() {
+    fn the_wireguard_library_is_silent_and_withheld_lines_are_told_unless_otherwise_asked_for() {
         for (given, used) in [
-            ("warn", "warn,boringtun=off"),
-            ("", "boringtun=off"),
-            ("warn,boringtun=trace", "warn,boringtun=trace"),
+            ("warn", "warn,boringtun=off,tailtape::telemetry=warn"),
+            ("", "boringtun=off,tailtape::telemetry=warn"),
+            (
+                "warn,boringtun=trace",
+                "warn,boringtun=trace,tailtape::telemetry=warn",
+            ),
+            (
+                "tailtape::telemetry=off",
+                "tailtape::telemetry=off,boringtun=off",
+            ),
         ] {
             assert_eq!(with_defaults(given), used);
             assert!(EnvFilter::try_new(used).is_ok());

@@ -42,6 +42,7 @@ fn on_cause(cause: &(dyn Error + 'static)) -> Option<String> {
             TelemetryError::Filter { .. } => {
                 "give --log a level, or levels by room, as in `warn,tailtape::capture=debug`"
             }
+            TelemetryError::Thread(_) => "the system is out of processes: raise `ulimit -u`",
             TelemetryError::Start(_) | TelemetryError::Change(_) => {
                 "report it, with the log: tailtape did not expect this"
             }

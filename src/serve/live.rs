@@ -21,6 +21,7 @@ use crate::status::{
     StoreReport,
 };
 use crate::store::{RecoveryState, Store, StoreHealth, StoreStats};
+use crate::telemetry::LinesWithheld;
 
 /// Open recordings that one answer lists.
 const RECORDINGS_LISTED_MAX: usize = 1000;
@@ -43,11 +44,12 @@ pub(super) struct Live {
     control_url: String,
     store_url: String,
     limits: BTreeMap<String, String>,
+    log_lines_withheld: LinesWithheld,
     commit_patience: Duration,
 }
 
 impl Live {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, log_lines_withheld: LinesWithheld) -> Self {
         let limited = SETTINGS.iter().filter(|setting| match setting.group {
             Group::Store | Group::Limits | Group::Uploads => true,
             Group::Service => setting.name == "drain_limit",
@@ -69,6 +71,7 @@ impl Live {
             control_url: config.control_url.clone(),
             store_url: config.store.to_string(),
             limits: limits.collect(),
+            log_lines_withheld,
             commit_patience: COMMIT_PATIENCE.min(config.store_stall_limit),
         };
         live.set_policy(config);
@@ -176,6 +179,7 @@ impl Admin for Live {
             ingest: ingest_counters(stats),
             store: self.store(),
             access_rules: count(held(&self.policy).1),
+            log_lines_withheld: self.log_lines_withheld.count(),
             limits: self.limits.clone(),
         }
     }

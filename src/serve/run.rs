@@ -72,7 +72,7 @@ pub async fn run(start: Start<'_>, shutdown: &CancellationToken) -> anyhow::Resu
     let log_key = log_key(&mut keys)?;
     let socket =
         AdminSocket::bind(&config.socket).context("cannot serve status, health and drain")?;
-    let live = Arc::new(Live::new(config));
+    let live = Arc::new(Live::new(config, start.log.lines_withheld()));
     let admin = AbortOnDrop(tokio::spawn(status::serve(socket, Arc::clone(&live))));
 
     let opening = Store::open(config.store_config(log_key));

@@ -54,6 +54,9 @@ pub struct Status {
     pub store: StoreReport,
     /// How many access rules are in force.
     pub access_rules: u64,
+    /// Lines that were withheld from the log since the start, because they came too often.
+    #[serde(default)]
+    pub log_lines_withheld: u64,
     /// The limits in force, by name of their setting.
     pub limits: BTreeMap<String, String>,
 }

@@ -80,6 +80,7 @@ fn picture() -> Status {
             ..StoreReport::default()
         },
         access_rules: 1,
+        log_lines_withheld: 1234,
         limits: [("recordings_max".into(), "10000".into())].into(),
     }
 }
@@ -188,7 +189,7 @@ async fn what_is_no_request_of_ours_is_refused_and_drains_nothing() {
 #[test]
 fn the_text_is_what_a_person_reads_first() {
     let expected = "\
-recorder   running, version 0.1.0, up 1h 2m
+recorder   running, version 0.1.0, up 1h 2m, 1234 log lines withheld
 node       recorder.tail.test  100.64.0.1  tunnel on 192.0.2.7:41641  2 peers
 control    http://127.0.0.1:8080  joined
 network    123456 datagrams; dropped: tcp_syn_dropped 99000, node_filtered 2

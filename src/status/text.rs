@@ -46,11 +46,17 @@ fn recorder(status: &Status) -> String {
         Phase::Draining => "draining",
         Phase::Drained => "drained",
     };
-    format!(
+    let mut text = format!(
         "{phase}, version {}, up {}",
         status.version,
         time_text(status.uptime_seconds)
-    )
+    );
+    let withheld = status.log_lines_withheld;
+    if withheld > 0 {
+        // Writing to a String does not fail.
+        let _infallible = write!(text, ", {withheld} log lines withheld");
+    }
+    text
 }
 
 fn node(status: &Status) -> String {

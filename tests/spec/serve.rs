@@ -101,6 +101,38 @@ async fn a_session_is_recorded_shown_while_it_runs_and_read_back_byte_for_byte()
 }
 
 #[tokio::test]
+async fn a_peer_that_is_refused_ever_again_cannot_fill_the_log() {
+    const REQUESTS: u64 = 300;
+    let site = Site::new("").await;
+    let mut service = site.serve("log").await;
+    let mut uploader = Uploader::connect(&site.uploader, service.address().await).await;
+    for _ in 0..REQUESTS {
+        let answer = uploader.request(Method::GET, "/nothing").await;
+        assert_eq!(answer.status(), 404);
+    }
+    let withheld = service.status().await.log_lines_withheld;
+    service.signal(Signal::TERM);
+    assert_eq!(service.end().await.code(), Some(0), "{}", service.log());
+
+    let log = service.log();
+    let lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
+    let lines: Vec<Value> = lines.collect();
+    let having = |message: &str| {
+        let lines = lines.iter().filter(|line| line["message"] == message);
+        lines.collect::<Vec<_>>()
+    };
+    let written = having("request refused").len() as u64;
+    let told = having("lines were withheld from the log: they came too often");
+    // 20 each 10 s, and a machine that is busy may be slow with the requests.
+    assert!(written <= REQUESTS / 2, "{written} lines");
+    assert!(told.iter().all(|line| line["like"] == "request refused"));
+    let told: u64 = told.iter().filter_map(|line| line["lines"].as_u64()).sum();
+    assert_eq!(written + told, REQUESTS, "each is written or told of");
+    assert_eq!(withheld, told);
+    assert_eq!(having("recorder stopped").len(), 1);
+}
+
+#[tokio::test]
 async fn changed_bytes_are_not_handed_out() {
     let site = Site::new("").await;
     let service = site.serve("log").await;
