@@ -149,6 +149,8 @@ enum Holder {
     Lives,
     /// Not known yet.
     Watched,
+    /// Its epoch is closed, whether it lives or not.
+    Closed,
 }
 
 impl Recovery {
@@ -200,6 +202,9 @@ impl Recovery {
         let mut failure = None;
         let mut undecided = false;
         let mut dead = BTreeMap::<RecorderId, Vec<DeadEpoch>>::new();
+        // Of these some epoch lives, or may: the others are left to them. The mark that says where an event of an older epoch went may stand in
+        // the newest, and is not read while that lives.
+        let mut alive = BTreeSet::new();
         for listed in epochs::list(&self.shared).await? {
             if self.closed.contains(&listed.epoch) || self.shared.is_own_epoch(&listed.epoch) {
                 continue;
@@ -211,11 +216,24 @@ impl Recovery {
                 Ok(Holder::Dead(lock)) => {
                     let dead = dead.entry(listed.recorder).or_default();
                     dead.push(DeadEpoch { listed, lock });
+                    continue;
+                }
+                Ok(Holder::Closed) => {
+                    // At most a trim is left.
+                    self.watched.remove(&listed.epoch);
+                    let alone = vec![DeadEpoch { listed, lock: None }];
+                    failure = self.close_epochs(alone).await.err().or(failure);
+                    continue;
                 }
                 Ok(Holder::Lives) => {}
                 Ok(Holder::Watched) => undecided = true,
                 Err(error) => failure = Some(error),
             }
+            alive.insert(listed.recorder);
+        }
+        dead.retain(|recorder, _| !alive.contains(recorder));
+        for dead in dead.values().flatten() {
+            self.watched.remove(&dead.listed.epoch);
         }
         for epochs in dead.into_values() {
             failure = self.close_epochs(epochs).await.err().or(failure);
@@ -236,7 +254,6 @@ impl Recovery {
     ) -> Result<Holder, StoreError> {
         // Whoever had our key before us is gone, or is to go.
         if locked || listed.recorder == *own {
-            self.watched.remove(&listed.epoch);
             return Ok(Holder::Dead(None));
         }
         let known = self
@@ -245,13 +262,13 @@ impl Recovery {
             .map(|watched| watched.number);
         let from = known.map_or(listed.newest, |number| number.max(listed.newest));
         let tail = Tail::find(&self.shared, &listed.recorder, &listed.epoch, from).await?;
-        if tail.fence.is_some() {
-            self.watched.remove(&listed.epoch);
-            return Ok(Holder::Dead(None));
+        match tail.fence {
+            Some(fence) if fence.is_final() => return Ok(Holder::Closed),
+            Some(_) => return Ok(Holder::Dead(None)),
+            None => {}
         }
         match lock::try_lock(&self.shared, &listed.recorder).await {
             lock::Tried::Free(lock) => {
-                self.watched.remove(&listed.epoch);
                 return Ok(Holder::Dead(Some(lock)));
             }
             lock::Tried::Held => {
@@ -265,7 +282,6 @@ impl Recovery {
         }
         let watched = self.watch(listed.epoch, tail.number);
         if watched.absences >= ABSENCES_MIN && watched.since.elapsed() >= TAKEOVER_AFTER {
-            self.watched.remove(&listed.epoch);
             return Ok(Holder::Dead(None));
         }
         Ok(if watched.lives {
@@ -297,7 +313,8 @@ impl Recovery {
     async fn close_epochs(&mut self, mut epochs: Vec<DeadEpoch>) -> Result<(), StoreError> {
         epochs.sort_by_key(|dead| dead.listed.epoch);
         let mut readings = Vec::new();
-        for dead in &epochs {
+        // The newest is fenced first, too: a recorder that lives after all notices there, and does not go on while an older one is ours.
+        for dead in epochs.iter().rev() {
             match epoch::open(&self.shared, &dead.listed, &mut self.found).await? {
                 Some(reading) => readings.push((&dead.listed, reading)),
                 None => {
@@ -305,6 +322,7 @@ impl Recovery {
                 }
             }
         }
+        readings.reverse();
         for (listed, reading) in &readings {
             // If we stop here: the loss is declared, and will not be a second time.
             let (recorder, epoch) = (&listed.recorder, &listed.epoch);

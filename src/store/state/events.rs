@@ -200,9 +200,12 @@ impl EventQueue {
             }
             group.rolling = true;
             let mut bytes = 0_u64;
-            let fits = group.spans.iter().take_while(|(_, line_bytes)| {
+            // No object mixes epochs: the mark stands in the newest and may be gone before an older epoch is. Whoever recovers that one meets
+            // the object all the same, under the name of the epoch's own first event.
+            let of_epoch = group.spans.front().map(|(span, _)| span.object.epoch_index);
+            let fits = group.spans.iter().take_while(|(span, line_bytes)| {
                 bytes = bytes.saturating_add(u64::from(*line_bytes));
-                bytes <= ROLL_BYTES
+                bytes <= ROLL_BYTES && Some(span.object.epoch_index) == of_epoch
             });
             // A line is far smaller than an object, so there is always one that fits.
             let spans: Vec<Span> = fits.map(|(span, _)| span.clone()).collect();
@@ -272,11 +275,14 @@ mod tests {
         }
     }
 
+    /// Numbers from here on are of the next epoch.
+    const EPOCH: u64 = 1000;
+
     fn span(number: u64, bytes: u32) -> Span {
         let object = ObjectPlace {
             name: Path::from("object"),
             number: JournalNumber(number),
-            epoch_index: 0,
+            epoch_index: number / EPOCH,
         };
         Span {
             object: Arc::new(object),
@@ -335,6 +341,32 @@ mod tests {
         assert_eq!(numbers, [1, 1, 3], "both events, and the mark itself");
         assert_eq!(queue.journalled(), 2);
         assert!(!queue.is_drained());
+    }
+
+    #[test]
+    fn no_roll_mixes_events_of_two_epochs() {
+        let now = tokio::time::Instant::now().into_std();
+        let mut queue = EventQueue::default();
+        for number in [1, 2, EPOCH, EPOCH + 1, EPOCH + 2] {
+            queue.push(line("a", 10));
+            commit(&mut queue, number, now);
+        }
+        queue.roll_all();
+        for (count, left) in [(2, 3), (3, 0)] {
+            assert_eq!(queue.next_due(now), Some(now));
+            let orders = queue.take_due(now);
+            assert_eq!(orders[0].spans.len(), count);
+            queue.push(EventFrame {
+                then: Then::Release {
+                    uploader: "a".into(),
+                    count,
+                },
+                ..line("", 5)
+            });
+            commit(&mut queue, EPOCH + 3, now);
+            assert_eq!(queue.journalled(), left);
+        }
+        assert!(queue.is_drained());
     }
 
     #[test]
