@@ -10,7 +10,7 @@ mod recorder;
 mod wire;
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -66,6 +66,8 @@ struct World {
     calm: AtomicBool,
     aftermath: Signal<bool>,
     zombies: Mutex<JoinSet<()>>,
+    /// Zombies that go on now: they live.
+    revived: AtomicUsize,
     events: Mutex<Vec<String>>,
     tally: Mutex<Tally>,
 }
@@ -127,6 +129,7 @@ impl World {
             calm: AtomicBool::new(false),
             aftermath: Signal::new(false),
             zombies: Mutex::default(),
+            revived: AtomicUsize::new(0),
             events: Mutex::default(),
             tally: Mutex::default(),
         }
@@ -239,8 +242,11 @@ async fn play(world: &Arc<World>, mut dice: Dice) -> Result<(), String> {
         }
     }
     recover(world, &mut dice, "the last").await?;
-    let objects = world.objects().await;
-    objects.seal_what_was_acked(&world.ledger)?;
+    // What one that lives again has acked is its own to seal, until it dies.
+    if world.revived.load(Ordering::Relaxed) == 0 {
+        let objects = world.objects().await;
+        objects.seal_what_was_acked(&world.ledger)?;
+    }
 
     world.note("world", "aftermath");
     world.aftermath.change(|aftermath| *aftermath = true);

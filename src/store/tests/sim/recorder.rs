@@ -4,6 +4,7 @@
 //! Called by `sim.rs`.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -378,9 +379,11 @@ async fn thaw(recorder: Recorder, task: tokio::task::JoinHandle<()>, mut dice: D
         world.wait_for_aftermath().await;
     }
     recorder.note("goes on");
+    world.revived.fetch_add(1, Ordering::Relaxed);
     recorder.process.turn(Life::Running);
     tokio::time::sleep(dice.millis(5_000, 100_000)).await;
     recorder.note("is killed at last");
     recorder.process.turn(Life::Dead);
+    world.revived.fetch_sub(1, Ordering::Relaxed);
     task.await.unwrap();
 }
