@@ -202,7 +202,7 @@ pub const SETTINGS: &[Setting] = &[
         Group::Store,
         Kind::Duration {
             min: MILLISECOND,
-            max: MINUTE,
+            max: Duration::from_secs(10),
         },
         "1s",
         "Least time between the starts of two journal commits",

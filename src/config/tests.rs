@@ -186,7 +186,7 @@ fn a_mistake_is_told_with_field_value_source_and_remedy() {
         ),
         (
             "commit_interval = 30",
-            "commit_interval = \"30\" (from tailtape.toml) cannot be used; give a time such as 25s or 10m, 1ms to 1m",
+            "commit_interval = \"30\" (from tailtape.toml) cannot be used; give a time such as 25s or 10m, 1ms to 10s",
         ),
         (
             "buffer_bytes_max = \"64MB\"",

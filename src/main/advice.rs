@@ -3,6 +3,7 @@
 //! Invariant: pure; docs/operations.md has each of these texts, and the table of exit codes. Called by `main` for whatever ended a command.
 
 use std::error::Error;
+use std::sync::Arc;
 
 use netstack::io::TailnetError;
 use netstack::io::keystore::KeyStoreError;
@@ -30,6 +31,8 @@ fn on_cause(cause: &(dyn Error + 'static)) -> Option<String> {
         return Some(error.remedy());
     }
     let advice = if let Some(error) = cause.downcast_ref::<StoreError>() {
+        error.to_do()
+    } else if let Some(error) = cause.downcast_ref::<Arc<StoreError>>() {
         error.to_do()
     } else if let Some(error) = cause.downcast_ref::<KeyStoreError>() {
         on_state(error)

@@ -239,7 +239,7 @@ impl Running<'_> {
                         recorder.stop(FENCED_MAX).await;
                     }
                     // A fenced store says so when it is closed, and that error counts first.
-                    anyhow::bail!("the store takes no more: {}", error.with_causes());
+                    return Err(anyhow::Error::new(error).context("the store takes no more"));
                 },
             }
             if self.stopping && matches!(self.stage, Stage::Drained) {

@@ -109,11 +109,20 @@ impl Objects {
             })
     }
 
+    /// Fails when what was written to the store's name went elsewhere: see [`DiskSync::still_there`].
+    pub(super) async fn still_there(&self) -> Result<(), StoreError> {
+        match &self.disk {
+            Some(disk) => disk.still_there().await,
+            None => Ok(()),
+        }
+    }
+
     /// Creates `name` with `bytes`. When this returns [`Created::Durable`], they are; a second call with the same
     /// bytes is harmless. `sends` counts the creates that were sent.
     ///
     /// # Errors
-    /// [`StoreError::Object`] or [`StoreError::Unanswered`] when `patience` ran out: the object may or may not exist.
+    /// [`StoreError::Object`] or [`StoreError::Unanswered`] when `patience` ran out: the object may or may not exist. [`StoreError::Replaced`]: it does
+    /// not exist in this store.
     pub(super) async fn create(
         &self,
         name: &Path,
@@ -195,6 +204,8 @@ impl Objects {
                     }
                 }
                 Next::Durable => {
+                    // If we stop here: it is durable where it was written, which may be no place of this store.
+                    self.still_there().await?;
                     if let Some(lasted) = repeats.lasted(clock()) {
                         tracing::info!(%name, failed_seconds = lasted.as_secs(), "create got through");
                     }

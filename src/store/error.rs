@@ -89,6 +89,12 @@ pub enum StoreError {
         #[source]
         source: Option<std::io::Error>,
     },
+    /// The directory of the store was moved, removed, or unmounted while the recorder ran: what is written to its name goes elsewhere.
+    #[error("{} is no longer the directory that was opened", path.display())]
+    Replaced {
+        /// Its name.
+        path: PathBuf,
+    },
     /// Another recorder wrote our next journal number: it took over, and we may write no more.
     #[error("another recorder wrote journal object {number} of this epoch: fenced")]
     Fenced {
@@ -352,6 +358,9 @@ impl StoreError {
                 "see why the backend does not answer: its load, its network, its mount. What was acked is safe"
             }
             Self::SyncFailed { .. } => "suspect the disk: look at the kernel's log",
+            Self::Replaced { .. } => {
+                "bring the directory back to its place (mount it, move it), then start again: what was acked is in it"
+            }
             Self::Fenced { .. } => {
                 "another recorder took over; start again to record under a new epoch"
             }

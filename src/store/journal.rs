@@ -123,7 +123,8 @@ impl Committer {
                 Due::Fenced => {
                     // If we stop here: nothing is in flight; what was pending was never acked.
                     let number = self.epoch.next;
-                    stop(&shared, StoreError::Fenced { number });
+                    let gone = shared.objects.still_there().await.err();
+                    stop(&shared, gone.unwrap_or(StoreError::Fenced { number }));
                     return;
                 }
             }
@@ -336,7 +337,12 @@ impl Committer {
                     self.shared.state().handle_commit();
                     return Ok(());
                 }
-                Err(error) if self.shared.state().is_finishing() => return Err(error),
+                Err(error)
+                    if self.shared.state().is_finishing()
+                        || matches!(error, StoreError::Replaced { .. }) =>
+                {
+                    return Err(error);
+                }
                 Err(error) => {
                     self.shared.note_trouble(&error);
                     let now = tokio::time::Instant::now().into_std();

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +43,13 @@ pub(crate) trait DiskSync: std::fmt::Debug + Send + Sync {
     /// Where the store is, if the operating system knows of it and can lock it.
     fn root(&self) -> Option<&FsPath>;
 
+    /// Whether its directory is still the one that was opened. A disk that cannot be asked counts as there: the next write tells.
+    ///
+    /// Fails with [`StoreError::Replaced`].
+    fn still_there(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// How many bytes an unprivileged process may still write to it.
     ///
     /// Fails with [`StoreError::DiskFree`].
@@ -53,6 +60,8 @@ pub(crate) trait DiskSync: std::fmt::Debug + Send + Sync {
 #[derive(Debug, Clone)]
 pub(crate) struct LocalDisk {
     root: PathBuf,
+    /// The directory itself, by device and number: its name may come to mean another one.
+    identity: (u64, u64),
     files: Arc<LocalFileSystem>,
 }
 
@@ -78,8 +87,10 @@ impl LocalDisk {
             let files = LocalFileSystem::new_with_prefix(&root)
                 .map_err(|source| at("open the directory")(io::Error::other(source)))?;
             let root = root.canonicalize().map_err(at("open the directory"))?;
+            let identity = identity_of(&root).map_err(at("open the directory"))?;
             Ok(Self {
                 root,
+                identity,
                 files: Arc::new(files.with_fsync(true)),
             })
         });
@@ -133,6 +144,21 @@ impl DiskSync for LocalDisk {
         Some(&self.root)
     }
 
+    fn still_there(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        let (root, identity) = (self.root.clone(), self.identity);
+        let looked = tokio::task::spawn_blocking(move || {
+            let gone = match identity_of(&root) {
+                Ok(now) => now != identity,
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            };
+            if gone {
+                return Err(StoreError::Replaced { path: root });
+            }
+            Ok(())
+        });
+        Box::pin(async { looked.await.map_err(|_| StoreError::TaskLost)? })
+    }
+
     fn free_bytes(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
         let root = self.root.clone();
         let asked = tokio::task::spawn_blocking(move || {
@@ -144,6 +170,11 @@ impl DiskSync for LocalDisk {
         });
         Box::pin(async { asked.await.map_err(|_| StoreError::TaskLost)? })
     }
+}
+
+fn identity_of(directory: &FsPath) -> io::Result<(u64, u64)> {
+    let found = fs::metadata(directory)?;
+    Ok((found.dev(), found.ino()))
 }
 
 /// Makes a file and removes it. Its name is one that is hidden from listings and swept as a leftover.

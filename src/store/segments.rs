@@ -149,6 +149,7 @@ impl<'a> SegmentsWriter<'a> {
         let blocks = current.blocks.finish();
         // If we stop here: the segment is an orphan that nothing refers to; the journal still has the bytes.
         verify(self.shared, self.owner.id, &current.name, &blocks).await?;
+        self.shared.objects.still_there().await?;
         let whole = current.whole.map(Sha256::finalize);
         let written = blocks.with_whole(whole.unwrap_or_else(|| self.progress.plain.finalize()));
         self.progress.segments.push(Segment {

@@ -11,6 +11,7 @@ mod hashing;
 mod power;
 mod process;
 mod recovery;
+mod replaced;
 mod sealing;
 mod sim;
 mod stall;

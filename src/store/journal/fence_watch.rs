@@ -95,8 +95,11 @@ impl FenceWatch {
         }
     }
 
-    /// Whether something was found. A look that fails says nothing of the store: the next commit will.
+    /// Whether something was found, or the store is gone from its place. A look that fails otherwise says nothing of the store: the next commit will.
     fn handle_answer(&mut self, answer: Result<bool, StoreError>) -> bool {
+        if matches!(answer, Err(StoreError::Replaced { .. })) {
+            return true;
+        }
         let failed_before = std::mem::replace(&mut self.fails, answer.is_err());
         answer
             .inspect_err(|error| {
@@ -111,6 +114,7 @@ impl FenceWatch {
 
 /// Asks whether an object stands at `next`.
 async fn look(shared: Arc<Shared>, next: Next) -> Result<bool, StoreError> {
+    shared.objects.still_there().await?;
     let name = layout::journal_object(&shared.config.recorder(), &next.epoch, next.number);
     let asking = shared.objects.store().head(&name);
     // A disk cannot be told to stop: its one look is waited for, rather than joined by others.
