@@ -480,7 +480,7 @@ async fn check_shows_the_settings_without_the_key_proves_the_store_and_joins_not
     assert_eq!(
         told,
         "tailtape: commit_interval = \"30\" (from --commit-interval) cannot be used\n  \
-         to do: give a time such as 25s or 10m, 1ms to 1m\n"
+         to do: give a time such as 25s or 10m, 1ms to 10s\n"
     );
 }
 
