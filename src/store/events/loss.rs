@@ -5,18 +5,16 @@
 
 use std::sync::atomic::AtomicU64;
 
-use futures_util::TryStreamExt;
 use jiff::Timestamp;
-use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use sha2::{Digest, Sha256};
 
-use super::super::create::{ANSWER_TIMEOUT, Created, Patience};
+use super::super::create::{Created, Patience};
 use super::super::error::StoreError;
 use super::super::event::{self, Lost};
-use super::super::{Shared, layout};
+use super::super::{Shared, layout, reader};
 use super::CREATE_TRIES;
 use crate::ids::{EpochId, EventId, JournalNumber, RecorderId};
 use crate::recording::seal::HexDigest;
@@ -93,30 +91,13 @@ pub(super) async fn declare_if_lost(shared: &Shared, line: &LongLine) -> Result<
 
 /// The length and digest of an object, read piece by piece; `None` when it is absent.
 async fn digest_of(shared: &Shared, name: &Path) -> Result<Option<(u64, HexDigest)>, StoreError> {
-    let failed = |source| StoreError::Object {
-        step: "read",
-        name: name.to_string(),
-        source,
-    };
-    let unanswered = |_| StoreError::Unanswered {
-        step: "read",
-        name: name.to_string(),
-    };
-    let getting = tokio::time::timeout(ANSWER_TIMEOUT, shared.objects.store().get(name));
-    let mut pieces = match getting.await.map_err(unanswered)? {
-        Ok(object) => object.into_stream(),
-        Err(object_store::Error::NotFound { .. }) => return Ok(None),
-        Err(source) => return Err(failed(source)),
-    };
-    let mut bytes = 0_u64;
-    let mut sha256 = Sha256::new();
-    loop {
-        let next = tokio::time::timeout(ANSWER_TIMEOUT, pieces.try_next());
-        let Some(piece) = next.await.map_err(unanswered)?.map_err(failed)? else {
-            return Ok(Some((bytes, HexDigest(sha256.finalize().into()))));
-        };
-        bytes = bytes.saturating_add(u64::try_from(piece.len()).unwrap_or(u64::MAX));
-        sha256.update(&piece);
+    match reader::digests_of(shared, name).await {
+        Ok(digests) => Ok(Some((digests.stored_bytes, digests.sha256))),
+        Err(StoreError::Object {
+            source: object_store::Error::NotFound { .. },
+            ..
+        }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
