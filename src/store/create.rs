@@ -101,6 +101,21 @@ impl Objects {
         } else {
             disk.sync(name).await
         };
+        self.synced(name, synced)
+    }
+
+    /// The same for an object that another made: of what failed there we know nothing, so the directories are written whole.
+    ///
+    /// # Errors
+    /// [`StoreError::SyncFailed`]: the object may be lost.
+    pub(super) async fn sync_anew(&self, name: &Path) -> Result<(), StoreError> {
+        match &self.disk {
+            Some(disk) => self.synced(name, disk.sync_anew(name).await),
+            None => Ok(()),
+        }
+    }
+
+    fn synced(&self, name: &Path, synced: std::io::Result<()>) -> Result<(), StoreError> {
         synced
             .inspect_err(|_| self.note_trouble())
             .map_err(|source| StoreError::SyncFailed {

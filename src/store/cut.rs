@@ -243,7 +243,7 @@ pub(super) async fn prove(
                 what: "a segment that its cut names",
             });
         }
-        shared.objects.sync(&name).await?;
+        shared.objects.sync_anew(&name).await?;
         proven.push(Segment {
             name: segment.name,
             plain_offset: segment.plain_offset,

@@ -294,13 +294,13 @@ async fn adopt(
         });
     }
     let objects = &shared.objects;
-    // Its maker may have died between the link and the fsync of the directory.
+    // Its maker may have died between the link and the fsync of the directory, or seen that one fail.
     let segments = manifest
         .segments
         .iter()
         .map(|segment| Path::from(segment.name.as_str()));
     for name in segments.chain([manifest_name.clone()]) {
-        objects.sync(&name).await?;
+        objects.sync_anew(&name).await?;
     }
     // If we stop here: our segments are orphans.
     for own in own_segments {

@@ -8,7 +8,6 @@ use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
 use super::super::create::{Created, Patience};
@@ -106,17 +105,14 @@ pub(super) async fn roll_lines(
                 if !there.contains(&first.id) {
                     return Err(foreign(&name));
                 }
-                // Its maker may have died between the link and the fsync of the directory.
-                shared.objects.sync(&name).await?;
+                // Its maker may have died between the link and the fsync of the directory, or seen that one fail.
+                shared.objects.sync_anew(&name).await?;
                 rest.retain(|line| !there.contains(&line.id));
                 met.extend(there);
             }
             Created::Poisoned(source) => {
-                // Nothing says that it is on the disk, and a second fsync would not tell. The journal has the events, so
-                // it goes, and the next roll writes it anew.
-                if let Err(error) = shared.objects.store().delete(&name).await {
-                    tracing::warn!(%name, %error, "a doubtful object of events stays");
-                }
+                // Its bytes were on the disk before its name was made; of the name, nothing says that it is. It stays: whoever meets it, the next
+                // roll or a successor, makes the name durable anew and may count on it from then on, so that nobody may ever remove it.
                 return Err(StoreError::SyncFailed {
                     name: name.to_string(),
                     source,

@@ -131,7 +131,7 @@ pub(in crate::store) async fn close_spent(
         let name = layout::journal_object(&recorder, &epoch, tail.number);
         // A fence that leaves something to do is another recorder's, and so is the rest.
         return match fence.is_final() {
-            true => shared.objects.sync(&name).await.map(|()| tail.number),
+            true => shared.objects.sync_anew(&name).await.map(|()| tail.number),
             false => Err(StoreError::ForeignObject {
                 name: name.to_string(),
             }),
@@ -159,7 +159,7 @@ async fn fence(shared: &Shared, listed: &Listed, mut tail: Tail) -> Result<Fence
     for _ in 0..FENCE_TRIES {
         if let Some(fence) = tail.fence {
             let name = layout::journal_object(&listed.recorder, &listed.epoch, tail.number);
-            shared.objects.sync(&name).await?;
+            shared.objects.sync_anew(&name).await?;
             return Ok(fence);
         }
         let number = tail.number.next();

@@ -68,8 +68,9 @@ pub(super) async fn place(
         .await?
     {
         Created::Durable => {
-            // The directory of a dead epoch was made by another process, perhaps one that died before its fsync.
-            shared.objects.sync(&name).await?;
+            // The directory of a dead epoch was made by another process, perhaps one that died before its
+            // fsync, or whose fsync failed: so its names are written anew, all of them.
+            shared.objects.sync_anew(&name).await?;
             let fence = Fence {
                 header: *header,
                 digest,
@@ -78,7 +79,7 @@ pub(super) async fn place(
         }
         Created::Different(present) => match Fence::of(&present) {
             Some(fence) => {
-                shared.objects.sync(&name).await?;
+                shared.objects.sync_anew(&name).await?;
                 Ok(Placed::Fence { fence, ours: false })
             }
             None => Ok(Placed::Lost),
