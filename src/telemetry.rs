@@ -5,6 +5,7 @@
 
 mod limit;
 mod log_rate;
+mod terminal;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -70,12 +71,13 @@ pub struct LinesWithheld(Limit);
 /// The filter cannot be read, a log was started before, or the system gives no thread.
 pub fn start(filter: &str, format: LogFormat) -> Result<Log, TelemetryError> {
     let parsed = parse(filter)?;
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt();
     let limit = Limit::default();
     let limiting = limit.layer(limit::now);
     let set: Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
     match format {
         LogFormat::Human { color } => {
+            let log = log.with_writer(terminal::Terminal { color });
             let log = log.with_ansi(color).with_env_filter(parsed);
             let log = log.with_filter_reloading();
             let handle = log.reload_handle();
@@ -83,6 +85,7 @@ pub fn start(filter: &str, format: LogFormat) -> Result<Log, TelemetryError> {
             log.finish().with(limiting).try_init()
         }
         LogFormat::Json => {
+            let log = log.with_writer(std::io::stderr);
             let log = log.json().flatten_event(true).with_env_filter(parsed);
             let log = log.with_filter_reloading();
             let handle = log.reload_handle();
