@@ -12,7 +12,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::ids::RecordingId;
-use crate::recording::manifest::{Manifest, rfc3339};
+use crate::recording::manifest::{Manifest, SourceNode, rfc3339};
 use crate::recording::seal::HexDigest;
 
 /// What to look for; an absent part matches everything.
@@ -45,14 +45,14 @@ pub struct Entry {
     pub node: String,
     /// Its StableID.
     pub stable_id: String,
-    /// Who owns it, as the tailnet says.
+    /// Who owns it, as the tailnet says; none for a tagged node.
     pub owner: Option<String>,
+    /// Its tags, as the tailnet says.
+    pub tags: Vec<String>,
     /// Whose session it is, as the uploader claims.
-    pub user: Option<String>,
-    /// The node it came from, as the uploader claims.
-    pub src_node: Option<String>,
-    /// The user on the host, as the uploader claims.
-    pub local_user: Option<String>,
+    pub claimed: Claimed,
+    /// What the tailnet said of the node that is claimed; that the session came from there nobody proved.
+    pub source_node: Option<SourceNode>,
     /// The length of the stream.
     pub bytes: u64,
     /// Its events.
@@ -65,6 +65,17 @@ pub struct Entry {
     pub manifest: String,
 }
 
+/// What the uploader says of the session. Nothing proves it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Claimed {
+    /// Whose session it is: a login name.
+    pub user: Option<String>,
+    /// The name of the node that it came from.
+    pub src_node: Option<String>,
+    /// The user on the host.
+    pub local_user: Option<String>,
+}
+
 impl Entry {
     /// The entry of a manifest.
     #[must_use]
@@ -74,15 +85,19 @@ impl Entry {
             (!text.is_empty()).then(|| text.to_owned())
         };
         Self {
-            user: claimed("srcNodeUser"),
-            src_node: claimed("srcNode").map(|node| node.trim_end_matches('.').to_owned()),
-            local_user: claimed("localUser"),
+            claimed: Claimed {
+                user: claimed("srcNodeUser"),
+                src_node: claimed("srcNode").map(|node| node.trim_end_matches('.').to_owned()),
+                local_user: claimed("localUser"),
+            },
             id: manifest.recording_id,
             received_at: manifest.received_at,
             ended_at: manifest.ended_at,
             node: manifest.uploader.node_name,
             stable_id: manifest.uploader.stable_id,
             owner: manifest.uploader.user.map(|user| user.login),
+            tags: manifest.uploader.tags,
+            source_node: manifest.source_node,
             bytes: manifest.bytes,
             events: manifest.event_count,
             flags: manifest.flags,
@@ -107,12 +122,13 @@ impl Query {
             entry.stable_id == node
                 || is_named(&entry.node, node)
                 || entry
+                    .claimed
                     .src_node
                     .as_deref()
                     .is_some_and(|name| is_named(name, node))
         });
         let user = self.user.as_deref().is_none_or(|user| {
-            let names = [entry.owner.as_deref(), entry.user.as_deref()];
+            let names = [entry.owner.as_deref(), entry.claimed.user.as_deref()];
             names
                 .into_iter()
                 .flatten()
@@ -182,8 +198,8 @@ mod tests {
         let manifest = Manifest::decode(GOLDEN.as_bytes()).unwrap();
         let mut entry = Entry::of(manifest, "recordings/x.json".into());
         entry.owner = None;
-        entry.user = Some("alice@example.com".into());
-        entry.src_node = Some("laptop.tail-scale.ts.net".into());
+        entry.claimed.user = Some("alice@example.com".into());
+        entry.claimed.src_node = Some("laptop.tail-scale.ts.net".into());
         entry
     }
 
@@ -224,6 +240,28 @@ mod tests {
             };
             assert_eq!(query.matches(&entry()), found, "{user}");
         }
+    }
+
+    #[test]
+    fn what_is_proven_and_what_is_claimed_have_keys_of_their_own() {
+        let mut manifest = Manifest::decode(GOLDEN.as_bytes()).unwrap();
+        manifest.claimed = Some(serde_json::json!({
+            "srcNode": "eve.ts.net.", "srcNodeUser": "root@example.com", "localUser": "root",
+        }));
+        let uploader = manifest.uploader.clone();
+        let entry = serde_json::to_value(Entry::of(manifest, "x.json".into())).unwrap();
+        let claimed = serde_json::json!({
+            "user": "root@example.com", "src_node": "eve.ts.net", "local_user": "root",
+        });
+        assert_eq!(entry["claimed"], claimed);
+        assert_eq!(entry["node"], uploader.node_name);
+        assert_eq!(
+            entry["owner"],
+            serde_json::json!(uploader.user.map(|user| user.login))
+        );
+        assert_eq!(entry["tags"], serde_json::json!(uploader.tags));
+        let keys = ["user", "src_node", "local_user"];
+        assert!(keys.iter().all(|key| entry.get(key).is_none()), "{entry}");
     }
 
     #[test]
