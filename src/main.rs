@@ -144,6 +144,9 @@ fn serve(cli: &Cli, args: &ServeArgs, environment: &Environment) -> anyhow::Resu
 fn start_log(cli: &Cli, environment: &Environment) -> anyhow::Result<()> {
     let filter = config::log_filter(cli.log.as_deref(), environment);
     telemetry::start(&filter, log_format(cli))?;
+    for note in environment.notes() {
+        tracing::warn!("{note}");
+    }
     Ok(())
 }
 

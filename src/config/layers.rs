@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::error::ConfigError;
-use super::{Environment, Flags, Kind, SETTINGS, Setting, Value, rules};
+use super::{Environment, Flags, Kind, SETTINGS, Setting, Value, environment, rules};
 use crate::access::Rule;
 use crate::tell::without_secrets;
 
@@ -154,12 +154,18 @@ fn of_file(setting: &Setting, value: toml::Value, path: &Path) -> Result<Given, 
 /// The setting that takes the fewest single-letter changes to get to from `key`, if they are few.
 fn nearest(key: &str) -> Option<&'static str> {
     let names = SETTINGS.iter().map(|setting| setting.name);
-    let all = names.chain([RULES_KEY]);
-    let nearest = all
-        .map(|name| (distance(key, name), name))
+    nearest_of(key, names.chain([RULES_KEY]))
+}
+
+/// The same among others; what all of them begin with counts as little as if it were not there.
+pub(super) fn nearest_of<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let rest = |text: &'a str| text.strip_prefix(environment::PREFIX).unwrap_or(text);
+    let key = key.strip_prefix(environment::PREFIX).unwrap_or(key);
+    let nearest = names
+        .map(|name| (distance(key, rest(name)), name))
         .min_by_key(|(distance, _)| *distance);
     nearest
-        .filter(|(distance, name)| distance.saturating_mul(3) <= name.len().max(6))
+        .filter(|(distance, name)| distance.saturating_mul(3) <= rest(name).len().max(6))
         .map(|(_, name)| name)
 }
 
