@@ -71,6 +71,9 @@ pub async fn cat(url: &StoreUrl, args: &CatArgs) -> anyhow::Result<bool> {
     let mut plain = Box::pin(reader.read_plain(manifest));
     let copied = match &args.output {
         None => copy(&mut plain, &mut io::stdout(), &Output::Stdout).await,
+        Some(path) if path == Path::new("-") => {
+            copy(&mut plain, &mut io::stdout(), &Output::Stdout).await
+        }
         Some(path) => write_file(&mut plain, path).await,
     };
     match copied {

@@ -156,7 +156,7 @@ pub struct CatArgs {
     #[arg(long, value_name = "URL", alias = "dst")]
     pub store: Option<String>,
 
-    /// Write into this file, which appears when all was proven, and not to stdout
+    /// Write into this file, which appears when all was proven, and not to stdout; - is stdout
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
 }

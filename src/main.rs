@@ -165,13 +165,14 @@ fn query(args: &LsArgs) -> Result<Query, TimeError> {
         let text = text.as_deref();
         text.map(|text| catalog::parse_time(text, now)).transpose()
     };
-    Ok(Query {
+    let query = Query {
         node: args.node.clone(),
         user: args.user.clone(),
         since: time(&args.since)?,
         until: time(&args.until)?,
         limit: args.limit,
-    })
+    };
+    query.check()
 }
 
 fn client(at: &SocketArgs, environment: &Environment) -> anyhow::Result<Client> {

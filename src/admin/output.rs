@@ -54,6 +54,10 @@ impl OutputError {
             return None;
         };
         let is_file = matches!(output, Output::File(_));
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "the system has many kinds, and most of them leave but one thing to do"
+        )]
         Some(match source.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
                 "free some room where the output goes, or send it elsewhere"

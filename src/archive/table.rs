@@ -94,10 +94,12 @@ fn fitted(
 ) -> [usize; COLUMNS] {
     for column in [FLAGS, OWNER, CLAIMED] {
         let mut said = cells.iter().filter_map(|row| row.get(column));
-        if whole(&widths) > columns && said.all(|cell| cell.is_empty() || cell == NOTHING) {
-            if let Some(width) = widths.get_mut(column) {
-                *width = 0;
-            }
+        let says_nothing = said.all(|cell| cell.is_empty() || cell == NOTHING);
+        if says_nothing
+            && whole(&widths) > columns
+            && let Some(width) = widths.get_mut(column)
+        {
+            *width = 0;
         }
     }
     loop {

@@ -115,6 +115,17 @@ impl Entry {
 }
 
 impl Query {
+    /// Whether some moment is within the times.
+    ///
+    /// # Errors
+    /// [`TimeError::Empty`].
+    pub fn check(self) -> Result<Self, TimeError> {
+        match (self.since, self.until) {
+            (Some(since), Some(until)) if since >= until => Err(TimeError::Empty { since, until }),
+            _ => Ok(self),
+        }
+    }
+
     /// Whether the entry is one of those.
     #[must_use]
     pub fn matches(&self, entry: &Entry) -> bool {
@@ -147,13 +158,36 @@ fn is_named(name: &str, asked: &str) -> bool {
     name.eq_ignore_ascii_case(asked) || label.eq_ignore_ascii_case(asked)
 }
 
-/// A time that cannot be read.
+/// Times that cannot be used.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error(
-    "{text:?} is no time: write 2026-11-20T10:15:00Z, 2026-11-20 (UTC), or how long ago, as in 90m, 12h or 7d"
-)]
-pub struct TimeError {
-    text: String,
+pub enum TimeError {
+    /// A text is no time.
+    #[error(
+        "{text:?} is no time: write 2026-11-20T10:15:00Z, 2026-11-20 (UTC), or how long ago, as in 90m, 12h or 7d"
+    )]
+    Unreadable {
+        /// As given.
+        text: String,
+    },
+    /// No moment is both at or after one and before the other.
+    #[error("nothing is from {since} or later and before {until}")]
+    Empty {
+        /// From here.
+        since: Timestamp,
+        /// Until before here.
+        until: Timestamp,
+    },
+}
+
+impl TimeError {
+    /// What to do about it.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Unreadable { .. } => "give --since and --until such a time",
+            Self::Empty { .. } => "give --since an earlier time than --until",
+        }
+    }
 }
 
 /// Reads a time as people write it: RFC 3339, a day in UTC, or how long before `now`.
@@ -183,7 +217,7 @@ pub fn parse_time(text: &str, now: Timestamp) -> Result<Timestamp, TimeError> {
     // A time without a zone reads as a date too, and must not lose its hour.
     let is_day = text.len() == "2026-11-20".len();
     let time = ago().or_else(whole).or_else(|| is_day.then(day).flatten());
-    time.ok_or_else(|| TimeError {
+    time.ok_or_else(|| TimeError::Unreadable {
         text: text.to_owned(),
     })
 }
@@ -280,6 +314,26 @@ mod tests {
                 ..all()
             };
             assert_eq!(query.matches(&entry()), found);
+        }
+    }
+
+    #[test]
+    fn times_between_which_nothing_is_are_a_mistake() {
+        let moment = time("2026-11-20T10:15:00Z");
+        let second = jiff::SignedDuration::from_secs(1);
+        for (since, until, is_right) in [
+            (Some(moment), Some(moment), false),
+            (Some(moment), Some(moment - second), false),
+            (Some(moment), Some(moment + second), true),
+            (None, Some(moment), true),
+            (Some(moment), None, true),
+        ] {
+            let query = Query {
+                since,
+                until,
+                ..all()
+            };
+            assert_eq!(query.check().is_ok(), is_right, "{since:?} {until:?}");
         }
     }
 

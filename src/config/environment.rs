@@ -205,8 +205,13 @@ pub fn store_url(flag: Option<&str>, environment: &Environment) -> Result<StoreU
         name: "store",
         in_file: false,
     })?;
-    read_store(text, Path::new(""))
-        .map_err(|remedy| ConfigError::value("store", text, from, remedy))
+    let url = read_store(text, Path::new("")).and_then(|url| match url {
+        StoreUrl::Memory => Err(
+            "give the URL or directory of a store that outlives its recorder: nobody else can read what one has in memory",
+        ),
+        url @ StoreUrl::Local(_) => Ok(url),
+    });
+    url.map_err(|remedy| ConfigError::value("store", text, from, remedy))
 }
 
 /// A store is a URL, or a directory as tsrecorder takes it; a relative one stands in `base`. The error is the remedy.

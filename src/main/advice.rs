@@ -48,7 +48,7 @@ fn on_cause(cause: &(dyn Error + 'static)) -> Option<String> {
         on_tailnet(error)?
     } else if let Some(error) = cause.downcast_ref::<TelemetryError>() {
         match error {
-            TelemetryError::Filter { .. } => {
+            TelemetryError::Filter { .. } | TelemetryError::NoLevel { .. } => {
                 "give --log a level, or levels by room, as in `warn,tailtape::capture=debug`"
             }
             TelemetryError::Thread(_) => "the system is out of processes: raise `ulimit -u`",
@@ -56,8 +56,8 @@ fn on_cause(cause: &(dyn Error + 'static)) -> Option<String> {
                 "report it, with the log: tailtape did not expect this"
             }
         }
-    } else if cause.is::<TimeError>() {
-        "give --since and --until such a time"
+    } else if let Some(error) = cause.downcast_ref::<TimeError>() {
+        error.remedy()
     } else if cause.is::<Refused>() {
         "make a new auth key that permits the recorder's tag, and give it with --auth-key-file or TAILTAPE_AUTH_KEY"
     } else if let Some(error) = cause.downcast_ref::<PtyError>() {
@@ -145,7 +145,10 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
         return UNREAD;
     }
     let is_mistake = any(|cause| {
-        let is_filter = matches!(cause.downcast_ref(), Some(TelemetryError::Filter { .. }));
+        let is_filter = matches!(
+            cause.downcast_ref(),
+            Some(TelemetryError::Filter { .. } | TelemetryError::NoLevel { .. })
+        );
         is_filter || cause.is::<ConfigError>() || cause.is::<TimeError>() || cause.is::<Refused>()
     });
     match is_mistake {

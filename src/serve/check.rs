@@ -57,10 +57,10 @@ pub async fn check(config: &Config, as_json: bool, mut out: impl Write) -> anyho
 
 fn findings_text(findings: &[Finding]) -> String {
     let line = |finding: &Finding| match &finding.told {
-        Ok(told) => format!("  {:6}  {told}\n", finding.what),
+        Ok(told) => format!("  {:7}  {told}\n", finding.what),
         Err(error) => {
             let causes = printable(&with_causes(error.as_ref()));
-            format!("  {:6}  FAILED: {causes}\n", finding.what)
+            format!("  {:7}  FAILED: {causes}\n", finding.what)
         }
     };
     let lines: Vec<String> = findings.iter().map(line).collect();
@@ -89,9 +89,15 @@ fn rows(config: &Config) -> Vec<(Group, &'static str, String, String)> {
 
 /// Says that there is a key, and never which.
 fn auth_key(config: &Config) -> String {
-    match &config.auth_key_source {
-        Some(source) => format!("given (from {source})"),
-        None => "none: the node must have joined before".to_owned(),
+    let named = config.effective.get("auth_key_file");
+    match (&config.auth_key_source, named) {
+        (Some(source), _) => format!("given (from {source})"),
+        (None, Some(given)) => format!(
+            "none, for {} (from {}) is not there: the node must have joined before",
+            without_secrets(&given.value.to_string()),
+            given.source
+        ),
+        (None, None) => "none: the node must have joined before".to_owned(),
     }
 }
 

@@ -145,12 +145,14 @@ async fn a_file_that_cannot_be_made_is_told_with_what_to_do_and_a_device_keeps_i
         );
     }
     assert_eq!(fs::read(&file).unwrap(), b"kept");
-    let output = archive.reads(&["cat", &archive.id, "-o", "/dev/stdout"]);
-    let output = { output }.output().unwrap();
-    assert!(
-        output.status.success() && output.stdout == CAST,
-        "{output:?}"
-    );
+    for stdout in ["/dev/stdout", "-"] {
+        let output = archive.reads(&["cat", &archive.id, "-o", stdout]).output();
+        let output = output.unwrap();
+        assert!(
+            output.status.success() && output.stdout == CAST,
+            "{output:?}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -224,11 +226,24 @@ async fn what_is_proven_and_what_is_claimed_are_listed_apart_and_deceive_nobody(
 }
 
 #[tokio::test]
-async fn a_list_of_nothing_is_a_mistake_of_usage() {
+async fn questions_that_nothing_can_answer_are_mistakes_of_usage() {
     let archive = Archive::new().await;
-    let (code, told) = told(&archive.reads(&["ls", "--limit", "0"]).output().unwrap());
-    assert_eq!(code, Some(2), "{told}");
-    assert!(told.contains("a number, 1 or more"), "{told}");
+    for (arguments, remedy) in [
+        (&["ls", "--limit", "0"][..], "a number, 1 or more"),
+        (
+            &["ls", "--since", "5m", "--until", "10m"],
+            "give --since an earlier time",
+        ),
+        (
+            &["ls", "--store", "memory://"],
+            "a store that outlives its recorder",
+        ),
+        (&["ls", "--log", "loud"], "give --log a level"),
+    ] {
+        let (code, told) = told(&archive.reads(arguments).output().unwrap());
+        assert_eq!(code, Some(2), "{told}");
+        assert!(told.contains(remedy), "{told}");
+    }
 }
 
 #[tokio::test]
@@ -259,7 +274,7 @@ fn check(directory: &TempDir, more: &[&str]) -> (Option<i32>, String) {
 #[test]
 fn a_check_finds_each_setting_that_a_start_would_fail_on_and_names_it() {
     let directory = tempfile::tempdir().unwrap();
-    let (code, said) = check(&directory, &[]);
+    let (code, said) = check(&directory, &["--auth-key-file", "/nowhere"]);
     assert_eq!((code, said.as_str()), (Some(0), ""));
     assert_eq!(
         fs::read_dir(directory.path()).unwrap().count(),
