@@ -2,13 +2,17 @@
 //!
 //! Invariant: stdout carries the answer alone; what is under way is told on stderr. `main` calls it.
 
+mod output;
+
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use anyhow::Context;
-
 use crate::capture::TerminalSize;
 use crate::status::{Client, Phase, Status, StatusError};
+use crate::tell::{printable, printable_json};
+
+use output::say_besides;
+pub use output::{Output, OutputError, say};
 
 /// How often `drain --wait` asks.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -20,7 +24,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 pub async fn status(client: &Client, as_json: bool) -> anyhow::Result<bool> {
     let status = client.status().await?;
     let text = match as_json {
-        true => format!("{}\n", serde_json::to_string(&status)?),
+        true => format!("{}\n", printable_json(&serde_json::to_string(&status)?)),
         false => status.to_text(columns()),
     };
     say(&text)?;
@@ -34,15 +38,15 @@ pub async fn status(client: &Client, as_json: bool) -> anyhow::Result<bool> {
 pub async fn health(client: &Client) -> anyhow::Result<bool> {
     let health = client.health().await?;
     if health.healthy() {
-        say("healthy\n")?;
+        say_besides("healthy\n")?;
         return Ok(true);
     }
     let reasons: Vec<String> = health
         .reasons
         .iter()
-        .map(|why| format!("  {why}\n"))
+        .map(|why| format!("  {}\n", printable(why)))
         .collect();
-    say(&format!("not healthy:\n{}", reasons.concat()))?;
+    say_besides(&format!("not healthy:\n{}", reasons.concat()))?;
     Ok(false)
 }
 
@@ -53,7 +57,7 @@ pub async fn health(client: &Client) -> anyhow::Result<bool> {
 pub async fn drain(client: &Client, wait: bool) -> anyhow::Result<bool> {
     client.drain().await?;
     if !wait {
-        say("draining: new uploads are refused\n")?;
+        say_besides("draining: new uploads are refused\n")?;
         return Ok(true);
     }
     let mut progress = Progress::default();
@@ -71,7 +75,7 @@ pub async fn drain(client: &Client, wait: bool) -> anyhow::Result<bool> {
         tokio::time::sleep(POLL_INTERVAL).await;
     }
     progress.end()?;
-    say("drained\n")?;
+    say_besides("drained\n")?;
     Ok(true)
 }
 
@@ -112,18 +116,4 @@ pub(crate) fn columns() -> Option<usize> {
     std::io::stdout()
         .is_terminal()
         .then_some(size.columns.into())
-}
-
-/// Writes to stdout. Who closed it, as `head` does, has what they wanted.
-///
-/// # Errors
-/// It cannot be written.
-pub fn say(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write to stdout")
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
 }

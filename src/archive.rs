@@ -5,6 +5,7 @@
 
 mod table;
 
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -12,11 +13,11 @@ use anyhow::Context;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 
-use crate::admin::columns;
+use crate::admin::{Output, OutputError, columns, say};
 use crate::catalog::{self, Query};
 use crate::cli::CatArgs;
-use crate::ids::RecordingId;
 use crate::store::{StoreError, StoreReader, StoreUrl};
+use crate::tell::{printable, printable_json};
 
 /// `tailtape ls`: true if every manifest could be read.
 ///
@@ -31,7 +32,7 @@ pub async fn ls(url: &StoreUrl, query: &Query, as_json: bool) -> anyhow::Result<
     let mut stderr = io::stderr();
     if as_json {
         for entry in &listing.entries {
-            text.push_str(&serde_json::to_string(entry)?);
+            text.push_str(&printable_json(&serde_json::to_string(entry)?));
             text.push('\n');
         }
     } else if listing.entries.is_empty() {
@@ -39,7 +40,7 @@ pub async fn ls(url: &StoreUrl, query: &Query, as_json: bool) -> anyhow::Result<
     } else {
         text = table::of(&listing.entries, columns());
     }
-    unless_closed(io::stdout().write_all(text.as_bytes()))?;
+    say(&text)?;
     if listing.more > 0 {
         writeln!(
             stderr,
@@ -50,8 +51,10 @@ pub async fn ls(url: &StoreUrl, query: &Query, as_json: bool) -> anyhow::Result<
     for (name, error) in &listing.unreadable {
         writeln!(
             stderr,
-            "tailtape: {name} is not listed: {}",
-            error.with_causes()
+            "tailtape: {} is not listed: {}\n  to do: {}",
+            printable(name),
+            printable(&error.with_causes()),
+            error.to_do()
         )?;
     }
     Ok(listing.unreadable.is_empty())
@@ -66,12 +69,18 @@ pub async fn cat(url: &StoreUrl, args: &CatArgs) -> anyhow::Result<bool> {
     let context = || format!("cannot read recording {} from {url}", args.id);
     let manifest = reader.find(args.id).await.with_context(context)?;
     let mut plain = Box::pin(reader.read_plain(manifest));
-    match &args.output {
-        None => copy(&mut plain, &mut io::stdout(), args.id).await,
-        Some(path) => write_file(&mut plain, path, args.id).await,
+    let copied = match &args.output {
+        None => copy(&mut plain, &mut io::stdout(), &Output::Stdout).await,
+        Some(path) if path == Path::new("-") => {
+            copy(&mut plain, &mut io::stdout(), &Output::Stdout).await
+        }
+        Some(path) => write_file(&mut plain, path).await,
+    };
+    match copied {
+        // The recording was read; it is its copy that went wrong.
+        Err(error) if error.is::<OutputError>() => Err(error),
+        copied => copied.with_context(context).map(|()| true),
     }
-    .with_context(context)?;
-    Ok(true)
 }
 
 async fn open(url: &StoreUrl) -> anyhow::Result<StoreReader> {
@@ -82,15 +91,12 @@ async fn open(url: &StoreUrl) -> anyhow::Result<StoreReader> {
 async fn copy(
     plain: &mut (impl Stream<Item = Result<Bytes, StoreError>> + Unpin),
     out: &mut impl Write,
-    id: RecordingId,
+    output: &Output,
 ) -> anyhow::Result<()> {
     while let Some(block) = plain.next().await {
         let block = block?;
-        // A pager that was quit has what it wanted.
-        if !unless_closed(out.write_all(&block).and_then(|()| out.flush()))? {
-            tracing::debug!(%id, "the reader has had enough");
-            return Ok(());
-        }
+        let written = out.write_all(&block).and_then(|()| out.flush());
+        written.map_err(|error| OutputError::of(output, error))?;
     }
     Ok(())
 }
@@ -99,32 +105,39 @@ async fn copy(
 async fn write_file(
     plain: &mut (impl Stream<Item = Result<Bytes, StoreError>> + Unpin),
     path: &Path,
-    id: RecordingId,
 ) -> anyhow::Result<()> {
-    let context = || format!("cannot write {}", path.display());
-    let name = path.file_name().with_context(context)?;
+    let output = Output::File(path.to_owned());
+    let failed = |error| OutputError::of(&output, error);
+    let there = fs::metadata(path);
+    // A device or a pipe keeps its name: to take it would replace it with a file.
+    if there
+        .as_ref()
+        .is_ok_and(|there| !there.is_file() && !there.is_dir())
+    {
+        let device = fs::OpenOptions::new().write(true).open(path);
+        return copy(plain, &mut device.map_err(failed)?, &output).await;
+    }
+    // The name is taken at the end: what would be in its way then is better told now.
+    let name = match path.file_name() {
+        Some(name) if !there.is_ok_and(|there| there.is_dir()) => name,
+        Some(_) | None => return Err(failed(io::ErrorKind::IsADirectory.into()).into()),
+    };
     let mut part = std::ffi::OsString::from(".");
     part.push(name);
     part.push(".part");
     let part = path.with_file_name(part);
-    let mut file = std::fs::File::create(&part).with_context(context)?;
-    let copied = copy(plain, &mut file, id).await;
-    let kept = match copied {
-        Ok(()) => std::fs::rename(&part, path).with_context(context),
+    let mut file = fs::File::create(&part).map_err(failed)?;
+    let kept = match copy(plain, &mut file, &output).await {
+        // Some file systems tell only here that they had no room.
+        Ok(()) => file
+            .sync_all()
+            .and_then(|()| fs::rename(&part, path))
+            .map_err(|error| failed(error).into()),
         Err(error) => Err(error),
     };
     if kept.is_err() {
         // The part may be gone already; the error that counts is the one above.
-        drop(std::fs::remove_file(&part));
+        drop(fs::remove_file(&part));
     }
     kept
-}
-
-/// True if it was written, false if nobody reads any more.
-fn unless_closed(written: io::Result<()>) -> anyhow::Result<bool> {
-    match written {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error).context("cannot write to the output"),
-    }
 }

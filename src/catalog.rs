@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use crate::ids::RecordingId;
 use crate::recording::manifest::Manifest;
 use crate::store::{StoreError, StoreReader};
-pub use query::{Entry, Query, TimeError, parse_time};
+pub use query::{Claimed, Entry, Query, TimeError, parse_time};
 
 /// Manifests that are read at once.
 const READS_AT_ONCE: usize = 16;

@@ -52,6 +52,10 @@ pub enum Command {
     /// List the recordings of a store, newest first
     ///
     /// Reads the store itself: no recorder needs to run. A recording is listed once it has ended.
+    ///
+    /// NODE and OWNER are what the tailnet says of the node that uploaded, proven by its keys; OWNER is a login name, or the tags of a tagged node. CLAIMED
+    /// USER is whose session it is as that node says, and nothing proves it. With --json the claims stand below `claimed`; `source_node` is what the
+    /// tailnet says of the node that they name.
     Ls(LsArgs),
     /// Write a recording as it was sent, an asciicast; every byte is proven against what was sealed
     Cat(CatArgs),
@@ -120,11 +124,11 @@ pub struct LsArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Of this node: its StableID, its name, or the first part of its name
+    /// Of this node, by StableID, name, or first part of the name: the one that uploaded (proven), or the one that the session is claimed to come from
     #[arg(long, value_name = "NODE")]
     pub node: Option<String>,
 
-    /// Of this user: a login name
+    /// Of this user, a login name: who owns the uploading node (OWNER, proven), or whose session it is claimed to be (CLAIMED USER)
     #[arg(long, value_name = "LOGIN")]
     pub user: Option<String>,
 
@@ -136,8 +140,8 @@ pub struct LsArgs {
     #[arg(long, value_name = "TIME")]
     pub until: Option<String>,
 
-    /// At most so many
-    #[arg(long, value_name = "NUMBER", default_value_t = 1000)]
+    /// At most so many, the newest; 1 or more
+    #[arg(long, value_name = "NUMBER", default_value_t = 1000, value_parser = limit)]
     pub limit: usize,
 }
 
@@ -152,7 +156,7 @@ pub struct CatArgs {
     #[arg(long, value_name = "URL", alias = "dst")]
     pub store: Option<String>,
 
-    /// Write into this file, which appears when all was proven, and not to stdout
+    /// Write into this file, which appears when all was proven, and not to stdout; - is stdout
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
 }
@@ -178,6 +182,11 @@ pub enum Shell {
     Zsh,
     /// fish
     Fish,
+}
+
+fn limit(text: &str) -> Result<usize, &'static str> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or("give how many recordings to list at most: a number, 1 or more")
 }
 
 fn recording_id(text: &str) -> Result<RecordingId, &'static str> {
@@ -320,6 +329,16 @@ mod tests {
         let error = Cli::try_parse_from(["tailtape", "cat", "xyz"]).unwrap_err();
         assert!(error.to_string().contains("tailtape ls"), "{error}");
         assert!(Cli::try_parse_from(["tailtape", "cat", "aaaqeayeaudaocaj"]).is_ok());
+    }
+
+    #[test]
+    fn a_list_of_no_recordings_is_a_mistake_that_says_so() {
+        let limit = |text| Cli::try_parse_from(["tailtape", "ls", "--limit", text]);
+        for bad in ["0", "many", "1.5"] {
+            let error = limit(bad).unwrap_err().to_string();
+            assert!(error.contains("a number, 1 or more"), "{error}");
+        }
+        assert!(limit("1").is_ok() && limit("1000000").is_ok());
     }
 
     #[test]

@@ -56,7 +56,9 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Config, ConfigEr
     let text = file.as_deref().map(read_file).transpose()?;
     let file = file.as_deref().zip(text.as_deref());
     let (effective, rules) = layers::merge(flags, environment, file)?;
-    Config::new(effective, rules, environment)
+    let mut config = Config::new(effective, rules, environment)?;
+    config.notes.extend_from_slice(environment.notes());
+    Ok(config)
 }
 
 /// The largest settings file that is read.

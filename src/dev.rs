@@ -24,6 +24,7 @@ pub use screen::{Screen, ScreenStyle};
 pub use session::{Encode, SessionCommand, SessionPlan, record};
 use stage::LocalStage;
 
+use crate::admin::{Output, OutputError};
 use crate::capture::TerminalSize;
 use crate::cli::DevArgs;
 
@@ -90,7 +91,7 @@ async fn sessions<S: Stage, W: Write>(
         {
             Some(Ok(report)) => {
                 all_ok &= report.ok();
-                print(&report, args.json, &mut out).context("cannot write the report to stdout")?;
+                print(&report, args.json, &mut out)?;
             }
             Some(Err(error)) if args.once => return Err(error),
             Some(Err(error)) => {
@@ -121,11 +122,12 @@ async fn sessions<S: Stage, W: Write>(
 }
 
 fn print(report: &DevReport, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
-    match json {
-        true => writeln!(out, "{}", report.to_json()?)?,
-        false => write!(out, "{report}")?,
-    }
-    Ok(out.flush()?)
+    let text = match json {
+        true => format!("{}\n", report.to_json()?),
+        false => report.to_string(),
+    };
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    Ok(written.map_err(|error| OutputError::of(&Output::Stdout, error))?)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The command: parses arguments, runs one command, and says how it ended.
 //!
-//! The invariant: exit code 0 is success, 1 failure, 2 a mistake in usage or configuration, 75 a recorder that was fenced; an error is told as what failed, to
-//! what, why, and what to do about it, on stderr. Nothing calls it but the operating system.
+//! The invariant: exit code 0 is success, 1 failure, 2 a mistake in usage or configuration, 75 a recorder that was fenced, 141 a stdout that was closed before
+//! the end, which alone is not told; every other error is told as what failed, to what, why, and what to do about it, on stderr. Nothing calls it but the operating system.
 
 #[path = "main/advice.rs"]
 mod advice;
@@ -34,6 +34,7 @@ fn main() -> ExitCode {
     match run(&cli) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        Err(error) if advice::is_unread(&error) => ExitCode::from(exit_code(&error)),
         Err(error) => {
             let told = std::io::stderr().write_all(told(&error).as_bytes());
             // Without a stderr to tell it to, the exit code says all there is to say.
@@ -143,6 +144,9 @@ fn serve(cli: &Cli, args: &ServeArgs, environment: &Environment) -> anyhow::Resu
 fn start_log(cli: &Cli, environment: &Environment) -> anyhow::Result<()> {
     let filter = config::log_filter(cli.log.as_deref(), environment);
     telemetry::start(&filter, log_format(cli))?;
+    for note in environment.notes() {
+        tracing::warn!("{note}");
+    }
     Ok(())
 }
 
@@ -161,13 +165,14 @@ fn query(args: &LsArgs) -> Result<Query, TimeError> {
         let text = text.as_deref();
         text.map(|text| catalog::parse_time(text, now)).transpose()
     };
-    Ok(Query {
+    let query = Query {
         node: args.node.clone(),
         user: args.user.clone(),
         since: time(&args.since)?,
         until: time(&args.until)?,
         limit: args.limit,
-    })
+    };
+    query.check()
 }
 
 fn client(at: &SocketArgs, environment: &Environment) -> anyhow::Result<Client> {
@@ -187,7 +192,10 @@ fn in_runtime(command: impl Future<Output = anyhow::Result<bool>>) -> anyhow::Re
 
 /// The error and its causes, a line each, and what to do if that is known. Libraries that repeat their source's text are told once.
 fn told(error: &anyhow::Error) -> String {
-    let mut causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    let mut causes: Vec<String> = error
+        .chain()
+        .map(|cause| tell::printable(cause.to_string().trim_end()))
+        .collect();
     causes.dedup();
     let mut told = format!("tailtape: {}\n", causes.join("\n  because: "));
     if let Some(advice) = advice::on(error) {

@@ -6,6 +6,7 @@
 mod check;
 mod join;
 mod live;
+mod refused;
 mod reload;
 mod run;
 

@@ -10,6 +10,7 @@
 //! request is read. Served for the wiring, which implements [`Admin`]; the commands of the same names are its [`Client`].
 
 mod client;
+mod harm;
 mod report;
 mod socket;
 mod text;
@@ -36,7 +37,7 @@ pub use report::{
     ControlReport, Health, NetworkReport, NodeReport, OpenRecording, Phase, Status, StoreReport,
 };
 pub use socket::{AdminSocket, Found};
-pub(crate) use text::{printable, time_text};
+pub(crate) use text::time_text;
 
 /// Connections at one time; each is one command.
 const CONNECTIONS_MAX: usize = 32;

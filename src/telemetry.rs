@@ -5,8 +5,10 @@
 
 mod limit;
 mod log_rate;
+mod terminal;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -37,6 +39,14 @@ pub enum TelemetryError {
         #[source]
         source: tracing_subscriber::filter::ParseError,
     },
+    /// A word of the filter stands alone and is no level: it would silence the log, which is never what a misspelt level means. The operator's fault.
+    #[error("cannot read the log filter {filter:?}: {word:?} is no level")]
+    NoLevel {
+        /// As given.
+        filter: String,
+        /// The word.
+        word: String,
+    },
     /// Logs were set up before. A fault of ours.
     #[error("cannot start the log")]
     Start(#[source] tracing_subscriber::util::TryInitError),
@@ -54,6 +64,9 @@ const QUIET: &str = "boringtun";
 /// Who lets a room's lines through hears also how many of them were withheld.
 const TELLING: &str = "tailtape::telemetry";
 
+/// What may stand in a filter without a level: all lines of these.
+const ROOMS: [&str; 2] = ["tailtape", "netstack"];
+
 /// The running log: what it lets through can be changed. Once it is dropped, as the process ends, it has told of every line that was withheld.
 pub struct Log {
     set: Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>,
@@ -70,12 +83,13 @@ pub struct LinesWithheld(Limit);
 /// The filter cannot be read, a log was started before, or the system gives no thread.
 pub fn start(filter: &str, format: LogFormat) -> Result<Log, TelemetryError> {
     let parsed = parse(filter)?;
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt();
     let limit = Limit::default();
     let limiting = limit.layer(limit::now);
     let set: Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
     match format {
         LogFormat::Human { color } => {
+            let log = log.with_writer(terminal::Terminal { color });
             let log = log.with_ansi(color).with_env_filter(parsed);
             let log = log.with_filter_reloading();
             let handle = log.reload_handle();
@@ -83,6 +97,7 @@ pub fn start(filter: &str, format: LogFormat) -> Result<Log, TelemetryError> {
             log.finish().with(limiting).try_init()
         }
         LogFormat::Json => {
+            let log = log.with_writer(std::io::stderr);
             let log = log.json().flatten_event(true).with_env_filter(parsed);
             let log = log.with_filter_reloading();
             let handle = log.reload_handle();
@@ -140,6 +155,19 @@ impl std::fmt::Debug for Log {
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, TelemetryError> {
+    let mut words = filter.split(',').map(str::trim);
+    let is_misspelt = |word: &&str| {
+        !word.is_empty()
+            && !word.contains(['=', '[', ':'])
+            && word.parse::<LevelFilter>().is_err()
+            && !ROOMS.contains(word)
+    };
+    if let Some(word) = words.find(is_misspelt) {
+        return Err(TelemetryError::NoLevel {
+            filter: crate::tell::without_secrets(filter),
+            word: crate::tell::without_secrets(word),
+        });
+    }
     EnvFilter::try_new(with_defaults(filter)).map_err(|source| TelemetryError::Filter {
         filter: crate::tell::without_secrets(filter),
         source,
@@ -177,6 +205,29 @@ mod tests {
         ] {
             assert_eq!(with_defaults(given), used);
             assert!(EnvFilter::try_new(used).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_misspelt_level_is_an_error_and_no_silence() {
+        for bad in ["loud", "wran", "warn,inof", "tailtape::ingest=debug,trace2"] {
+            let error = check(bad).unwrap_err();
+            assert!(matches!(error, TelemetryError::NoLevel { .. }), "{bad}");
+        }
+        for good in [
+            "",
+            "warn",
+            "INFO",
+            "off",
+            "3",
+            "warn,tailtape::ingest=debug",
+            "tailtape",
+            "info,netstack",
+            "hyper=off",
+            "tailtape::store",
+            "[span]=debug",
+        ] {
+            assert!(check(good).is_ok(), "{good}");
         }
     }
 

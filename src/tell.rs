@@ -1,7 +1,11 @@
-//! Text for people: an error and its causes on one line, and a value without the secrets that may be in it.
+//! Text for people: an error and its causes on one line, a value without the secrets that may be in it, and what is safe on a terminal.
 //!
 //! Invariants: pure; what stands in place of a secret is `…`, and what is hidden is rather too much than too little. Called by whoever logs an error, and
 //! by `config`, `store` and `main` for what an operator gave.
+
+mod terminal;
+
+pub use terminal::{UNSHOWN, is_shown, printable, printable_json};
 
 /// What stands for what is not shown.
 const HIDDEN: &str = "…";

@@ -12,7 +12,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::ids::RecordingId;
-use crate::recording::manifest::{Manifest, rfc3339};
+use crate::recording::manifest::{Manifest, SourceNode, rfc3339};
 use crate::recording::seal::HexDigest;
 
 /// What to look for; an absent part matches everything.
@@ -45,14 +45,14 @@ pub struct Entry {
     pub node: String,
     /// Its StableID.
     pub stable_id: String,
-    /// Who owns it, as the tailnet says.
+    /// Who owns it, as the tailnet says; none for a tagged node.
     pub owner: Option<String>,
+    /// Its tags, as the tailnet says.
+    pub tags: Vec<String>,
     /// Whose session it is, as the uploader claims.
-    pub user: Option<String>,
-    /// The node it came from, as the uploader claims.
-    pub src_node: Option<String>,
-    /// The user on the host, as the uploader claims.
-    pub local_user: Option<String>,
+    pub claimed: Claimed,
+    /// What the tailnet said of the node that is claimed; that the session came from there nobody proved.
+    pub source_node: Option<SourceNode>,
     /// The length of the stream.
     pub bytes: u64,
     /// Its events.
@@ -65,6 +65,17 @@ pub struct Entry {
     pub manifest: String,
 }
 
+/// What the uploader says of the session. Nothing proves it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Claimed {
+    /// Whose session it is: a login name.
+    pub user: Option<String>,
+    /// The name of the node that it came from.
+    pub src_node: Option<String>,
+    /// The user on the host.
+    pub local_user: Option<String>,
+}
+
 impl Entry {
     /// The entry of a manifest.
     #[must_use]
@@ -74,15 +85,19 @@ impl Entry {
             (!text.is_empty()).then(|| text.to_owned())
         };
         Self {
-            user: claimed("srcNodeUser"),
-            src_node: claimed("srcNode").map(|node| node.trim_end_matches('.').to_owned()),
-            local_user: claimed("localUser"),
+            claimed: Claimed {
+                user: claimed("srcNodeUser"),
+                src_node: claimed("srcNode").map(|node| node.trim_end_matches('.').to_owned()),
+                local_user: claimed("localUser"),
+            },
             id: manifest.recording_id,
             received_at: manifest.received_at,
             ended_at: manifest.ended_at,
             node: manifest.uploader.node_name,
             stable_id: manifest.uploader.stable_id,
             owner: manifest.uploader.user.map(|user| user.login),
+            tags: manifest.uploader.tags,
+            source_node: manifest.source_node,
             bytes: manifest.bytes,
             events: manifest.event_count,
             flags: manifest.flags,
@@ -100,6 +115,17 @@ impl Entry {
 }
 
 impl Query {
+    /// Whether some moment is within the times.
+    ///
+    /// # Errors
+    /// [`TimeError::Empty`].
+    pub fn check(self) -> Result<Self, TimeError> {
+        match (self.since, self.until) {
+            (Some(since), Some(until)) if since >= until => Err(TimeError::Empty { since, until }),
+            _ => Ok(self),
+        }
+    }
+
     /// Whether the entry is one of those.
     #[must_use]
     pub fn matches(&self, entry: &Entry) -> bool {
@@ -107,12 +133,13 @@ impl Query {
             entry.stable_id == node
                 || is_named(&entry.node, node)
                 || entry
+                    .claimed
                     .src_node
                     .as_deref()
                     .is_some_and(|name| is_named(name, node))
         });
         let user = self.user.as_deref().is_none_or(|user| {
-            let names = [entry.owner.as_deref(), entry.user.as_deref()];
+            let names = [entry.owner.as_deref(), entry.claimed.user.as_deref()];
             names
                 .into_iter()
                 .flatten()
@@ -131,13 +158,36 @@ fn is_named(name: &str, asked: &str) -> bool {
     name.eq_ignore_ascii_case(asked) || label.eq_ignore_ascii_case(asked)
 }
 
-/// A time that cannot be read.
+/// Times that cannot be used.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error(
-    "{text:?} is no time: write 2026-11-20T10:15:00Z, 2026-11-20 (UTC), or how long ago, as in 90m, 12h or 7d"
-)]
-pub struct TimeError {
-    text: String,
+pub enum TimeError {
+    /// A text is no time.
+    #[error(
+        "{text:?} is no time: write 2026-11-20T10:15:00Z, 2026-11-20 (UTC), or how long ago, as in 90m, 12h or 7d"
+    )]
+    Unreadable {
+        /// As given.
+        text: String,
+    },
+    /// No moment is both at or after one and before the other.
+    #[error("nothing is from {since} or later and before {until}")]
+    Empty {
+        /// From here.
+        since: Timestamp,
+        /// Until before here.
+        until: Timestamp,
+    },
+}
+
+impl TimeError {
+    /// What to do about it.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Unreadable { .. } => "give --since and --until such a time",
+            Self::Empty { .. } => "give --since an earlier time than --until",
+        }
+    }
 }
 
 /// Reads a time as people write it: RFC 3339, a day in UTC, or how long before `now`.
@@ -167,7 +217,7 @@ pub fn parse_time(text: &str, now: Timestamp) -> Result<Timestamp, TimeError> {
     // A time without a zone reads as a date too, and must not lose its hour.
     let is_day = text.len() == "2026-11-20".len();
     let time = ago().or_else(whole).or_else(|| is_day.then(day).flatten());
-    time.ok_or_else(|| TimeError {
+    time.ok_or_else(|| TimeError::Unreadable {
         text: text.to_owned(),
     })
 }
@@ -182,8 +232,8 @@ mod tests {
         let manifest = Manifest::decode(GOLDEN.as_bytes()).unwrap();
         let mut entry = Entry::of(manifest, "recordings/x.json".into());
         entry.owner = None;
-        entry.user = Some("alice@example.com".into());
-        entry.src_node = Some("laptop.tail-scale.ts.net".into());
+        entry.claimed.user = Some("alice@example.com".into());
+        entry.claimed.src_node = Some("laptop.tail-scale.ts.net".into());
         entry
     }
 
@@ -227,6 +277,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_proven_and_what_is_claimed_have_keys_of_their_own() {
+        let mut manifest = Manifest::decode(GOLDEN.as_bytes()).unwrap();
+        manifest.claimed = Some(serde_json::json!({
+            "srcNode": "eve.ts.net.", "srcNodeUser": "root@example.com", "localUser": "root",
+        }));
+        let uploader = manifest.uploader.clone();
+        let entry = serde_json::to_value(Entry::of(manifest, "x.json".into())).unwrap();
+        let claimed = serde_json::json!({
+            "user": "root@example.com", "src_node": "eve.ts.net", "local_user": "root",
+        });
+        assert_eq!(entry["claimed"], claimed);
+        assert_eq!(entry["node"], uploader.node_name);
+        assert_eq!(
+            entry["owner"],
+            serde_json::json!(uploader.user.map(|user| user.login))
+        );
+        assert_eq!(entry["tags"], serde_json::json!(uploader.tags));
+        let keys = ["user", "src_node", "local_user"];
+        assert!(keys.iter().all(|key| entry.get(key).is_none()), "{entry}");
+    }
+
+    #[test]
     fn since_includes_its_moment_and_until_does_not() {
         let received = entry().received_at;
         let second = jiff::SignedDuration::from_secs(1);
@@ -242,6 +314,26 @@ mod tests {
                 ..all()
             };
             assert_eq!(query.matches(&entry()), found);
+        }
+    }
+
+    #[test]
+    fn times_between_which_nothing_is_are_a_mistake() {
+        let moment = time("2026-11-20T10:15:00Z");
+        let second = jiff::SignedDuration::from_secs(1);
+        for (since, until, is_right) in [
+            (Some(moment), Some(moment), false),
+            (Some(moment), Some(moment - second), false),
+            (Some(moment), Some(moment + second), true),
+            (None, Some(moment), true),
+            (Some(moment), None, true),
+        ] {
+            let query = Query {
+                since,
+                until,
+                ..all()
+            };
+            assert_eq!(query.check().is_ok(), is_right, "{since:?} {until:?}");
         }
     }
 

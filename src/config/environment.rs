@@ -2,12 +2,19 @@
 //!
 //! Invariant: nothing else in the program reads a variable (clap reads NO_COLOR alone). Called by `main` and [`load`](super::load).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::{ConfigError, SETTINGS, Setting, Source};
+use super::{ConfigError, SETTINGS, Setting, Source, layers};
 use crate::store::StoreUrl;
-use crate::tell::is_like_a_key;
+use crate::tell::{is_like_a_key, printable, without_secrets};
+
+/// How the variables of this program begin.
+pub(super) const PREFIX: &str = "TAILTAPE_";
+
+/// How many misspelt variables are named.
+const NOTES_MAX: usize = 16;
 
 /// Name of the socket in the state directory.
 pub(super) const SOCKET_NAME: &str = "tailtape.sock";
@@ -36,17 +43,21 @@ const OTHER_VARIABLES: [&str; 8] = [
 #[derive(Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
+    /// What is wrong with the others that begin as ours do.
+    notes: Vec<String>,
     root: bool,
 }
 
 impl Environment {
     /// That of the process. Variables that are not text, or empty, count as not set.
     #[must_use]
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "config is the reader of the environment"
-    )]
     pub fn of_process() -> Self {
+        let variables = std::env::vars_os();
+        let variables = variables.map(|(name, value)| (name.to_string_lossy().into_owned(), value));
+        Self::of_all(variables, rustix::process::geteuid().is_root())
+    }
+
+    fn of_all(all: impl Iterator<Item = (String, OsString)>, root: bool) -> Self {
         let names = SETTINGS.iter().flat_map(|setting| {
             let aliases = setting
                 .alias_variables
@@ -54,25 +65,46 @@ impl Environment {
                 .map(|name| (*name).to_owned());
             aliases.chain([setting.variable()])
         });
-        let names = names.chain(OTHER_VARIABLES.map(str::to_owned));
-        let variables = names.filter_map(|name| {
-            let value = std::env::var(&name).ok()?;
-            Some((name, value))
-        });
-        Self {
-            variables: variables.collect(),
-            root: rustix::process::geteuid().is_root(),
+        let known: BTreeSet<String> = names.chain(OTHER_VARIABLES.map(str::to_owned)).collect();
+        let mut variables = BTreeMap::new();
+        let mut notes = BTreeMap::new();
+        for (name, value) in all {
+            match (known.contains(&name), value.into_string()) {
+                (true, Ok(value)) => drop(variables.insert(name, value)),
+                (true, Err(_)) => drop(notes.insert(
+                    name.clone(),
+                    format!("{name} in the environment is not text, and is ignored"),
+                )),
+                (false, value) if is_ours(&name, value.as_deref().unwrap_or_default()) => {
+                    let note = unknown(&name, &known);
+                    drop(notes.insert(name, note));
+                }
+                (false, _) => {}
+            }
         }
+        let more = notes.len().saturating_sub(NOTES_MAX);
+        let more = (more > 0).then(|| {
+            format!("{more} more variables in the environment are no settings, and are ignored")
+        });
+        let notes = notes.into_values().take(NOTES_MAX).chain(more);
+        Self {
+            variables,
+            notes: notes.collect(),
+            root,
+        }
+    }
+
+    /// Which variables were given in vain, and what is to be done about each. Their values, which may be secrets, are not in it.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// One with these variables, for an ordinary user.
     #[must_use]
     pub fn of(variables: &[(&str, &str)]) -> Self {
-        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        Self {
-            variables: variables.iter().map(owned).collect(),
-            root: false,
-        }
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).into());
+        Self::of_all(variables.iter().map(owned), false)
     }
 
     /// The variable, if it is set and not empty.
@@ -101,6 +133,36 @@ impl std::fmt::Debug for Environment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.variables.keys()).finish()
     }
+}
+
+/// Whether a variable that is no setting was probably meant as one. Kubernetes gives each container some of the name of each Service.
+fn is_ours(name: &str, value: &str) -> bool {
+    let Some(rest) = name.strip_prefix(PREFIX) else {
+        return false;
+    };
+    let rest = format!("_{rest}");
+    let is_url = ["tcp://", "udp://", "sctp://"]
+        .iter()
+        .any(|scheme| value.starts_with(scheme));
+    let numbered = rest.split("_PORT_").skip(1);
+    let of_service = rest.contains("_SERVICE_HOST")
+        || rest.contains("_SERVICE_PORT")
+        || (rest.ends_with("_PORT") && is_url)
+        || numbered
+            .into_iter()
+            .any(|behind| behind.starts_with(|sign: char| sign.is_ascii_digit()));
+    !of_service
+}
+
+fn unknown(name: &str, known: &BTreeSet<String>) -> String {
+    let ours = known.iter().map(String::as_str);
+    let meant = layers::nearest_of(name, ours.filter(|known| known.starts_with(PREFIX)));
+    let name = printable(&without_secrets(name));
+    let remedy = match meant {
+        Some(meant) => format!("perhaps {meant} is meant"),
+        None => "docs/operations.md lists them all".to_owned(),
+    };
+    format!("{name} in the environment is no setting, and is ignored: {remedy}")
 }
 
 /// The log filter of a command without settings of its own: the flag, TAILTAPE_LOG, or `warn`.
@@ -143,8 +205,13 @@ pub fn store_url(flag: Option<&str>, environment: &Environment) -> Result<StoreU
         name: "store",
         in_file: false,
     })?;
-    read_store(text, Path::new(""))
-        .map_err(|remedy| ConfigError::value("store", text, from, remedy))
+    let url = read_store(text, Path::new("")).and_then(|url| match url {
+        StoreUrl::Memory => Err(
+            "give the URL or directory of a store that outlives its recorder: nobody else can read what one has in memory",
+        ),
+        url @ StoreUrl::Local(_) => Ok(url),
+    });
+    url.map_err(|remedy| ConfigError::value("store", text, from, remedy))
 }
 
 /// A store is a URL, or a directory as tsrecorder takes it; a relative one stands in `base`. The error is the remedy.

@@ -28,6 +28,19 @@ pub enum ConfigError {
         /// What would be right.
         remedy: String,
     },
+    /// A place that cannot be used, as the system says.
+    #[error("{name} = {value:?} (from {from}) cannot be used")]
+    Place {
+        /// The setting.
+        name: &'static str,
+        /// What was given, or follows from what was given.
+        value: String,
+        /// By what.
+        from: Source,
+        /// What was tried, and what the system said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A setting without a default was not given.
     #[error("{name} is not set")]
     Missing {
@@ -112,6 +125,10 @@ impl ConfigError {
     pub fn remedy(&self) -> String {
         match self {
             Self::Value { remedy, .. } => remedy.clone(),
+            Self::Place { name, .. } => format!(
+                "give --{} a place that this user may write, or make it writable",
+                name.replace('_', "-")
+            ),
             Self::Missing { name, in_file } => {
                 let flag = name.replace('_', "-");
                 let variable = name.to_uppercase();

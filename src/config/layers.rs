@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::error::ConfigError;
-use super::{Environment, Flags, Kind, SETTINGS, Setting, Value, rules};
+use super::{Environment, Flags, Kind, SETTINGS, Setting, Value, environment, rules};
 use crate::access::Rule;
 use crate::tell::without_secrets;
 
@@ -151,33 +151,28 @@ fn of_file(setting: &Setting, value: toml::Value, path: &Path) -> Result<Given, 
     }
 }
 
-/// The setting that takes the fewest single-letter changes to get to from `key`, if they are few.
+/// The setting that takes the fewest changes to get to from `key`, if they are few.
 fn nearest(key: &str) -> Option<&'static str> {
     let names = SETTINGS.iter().map(|setting| setting.name);
-    let all = names.chain([RULES_KEY]);
-    let nearest = all
-        .map(|name| (distance(key, name), name))
+    nearest_of(key, names.chain([RULES_KEY]))
+}
+
+/// The same among others; what all of them begin with counts as little as if it were not there.
+pub(super) fn nearest_of<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let rest = |text: &'a str| text.strip_prefix(environment::PREFIX).unwrap_or(text);
+    let key = key.strip_prefix(environment::PREFIX).unwrap_or(key);
+    let nearest = names
+        .map(|name| (distance(key, rest(name)), name))
         .min_by_key(|(distance, _)| *distance);
     nearest
-        .filter(|(distance, name)| distance.saturating_mul(3) <= name.len().max(6))
+        .filter(|(distance, name)| distance.saturating_mul(3) <= rest(name).len().max(6))
         .map(|(_, name)| name)
 }
 
-/// Levenshtein's, of the first 64 signs.
+/// Single-letter changes, and swaps of neighbours, between the first 64 signs of both.
 fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().take(64).collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (line, sign) in one.chars().take(64).enumerate() {
-        let mut next = vec![line.saturating_add(1)];
-        for ((kept, window), there) in row.iter().zip(row.iter().skip(1)).zip(&other) {
-            let changed = kept.saturating_add(usize::from(sign != *there));
-            let removed = window.saturating_add(1);
-            let added = next.last().map_or(0, |left| left.saturating_add(1));
-            next.push(changed.min(removed).min(added));
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or_default()
+    let first = |text: &str| text.chars().take(64).collect::<String>();
+    strsim::osa_distance(&first(one), &first(other))
 }
 
 impl fmt::Display for Source {
@@ -197,10 +192,11 @@ mod tests {
 
     #[test]
     fn the_distance_counts_single_changes() {
-        for (one, other, changes) in [("", "ab", 2), ("stroe", "store", 2), ("log", "log", 0)] {
+        for (one, other, changes) in [("", "ab", 2), ("stroe", "store", 1), ("log", "log", 0)] {
             assert_eq!(distance(one, other), changes);
         }
         assert_eq!(nearest("stores"), Some("store"));
+        assert_eq!(nearest("stroe"), Some("store"), "and not state");
         assert_eq!(nearest("comit_interval"), Some("commit_interval"));
         assert_eq!(nearest("favourite_colour"), None);
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+mod given;
+
 use super::*;
 use crate::access::Role;
 use crate::ids::LogKey;
@@ -336,12 +338,29 @@ fn an_auth_key_comes_from_a_file_or_a_variable_and_shows_nowhere() {
     let variables = Environment::of(&variable);
     assert_eq!(format!("{variables:?}"), "{\"TAILTAPE_AUTH_KEY\"}");
 
-    for bent in ["", "two words", "two\nlines"] {
+    let long = "k".repeat(4096);
+    for bent in [
+        &b""[..],
+        b"two words",
+        b"two\nlines",
+        b"\xff\xfet\0s\0k\0e\0y\0",
+        b"t\0s\0k\0e\0y",
+        "\u{feff}tskey-auth-x".as_bytes(),
+        long.as_bytes(),
+    ] {
         std::fs::write(&key_file, bent).unwrap();
         let error = load_with(&line, &[], &[]).unwrap_err();
         assert!(matches!(&error, ConfigError::Value { name, .. } if name == "auth_key_file"));
-        assert!(bent.is_empty() || !format!("{error}{error:?}").contains(bent));
+        let shown = format!("{error}{error:?}");
+        let bent = String::from_utf8_lossy(bent);
+        assert!(bent.is_empty() || !shown.contains(&*bent), "{shown}");
+        assert!(error.remedy().contains("on one line"), "{error:?}");
     }
+    let error = load_with(NEEDED, &[], &[("TS_AUTHKEY", "tskey-auth-x y")]).unwrap_err();
+    assert_eq!(
+        told(Err(error)),
+        "TS_AUTHKEY = \"…\" (from TS_AUTHKEY) cannot be used; give the auth key, and nothing else"
+    );
 }
 
 #[test]

@@ -3,10 +3,12 @@
 //! Invariant: a [`Config`] is complete and its values agree with one another; what it holds of the auth key shows nowhere. Made by
 //! [`load`](super::load), read by `serve`.
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use netstack::io::control_conn::permits_plain_http;
 use netstack::tcpip::TcpConfig;
 
 use super::layers::{Effective, Source};
@@ -16,12 +18,19 @@ use crate::ids::LogKey;
 use crate::ingest::upload::UploadConfig;
 use crate::ingest::{IngestConfig, UploadPolicy};
 use crate::store::{StoreConfig, StoreUrl};
-use crate::tell::is_like_a_key;
+use crate::tell::{is_like_a_key, without_secrets};
 
 /// Variables that may hold the auth key itself, strongest first.
 const AUTH_KEY_VARIABLES: [&str; 3] = ["TAILTAPE_AUTH_KEY", "TS_AUTHKEY", "TS_AUTH_KEY"];
+/// What is wrong with a control server at a public address.
+const PUBLIC_CONTROL: &str = "plain HTTP is for control servers on loopback or a private network: at a public address anyone on the way could pose as control. \
+     HTTPS is not in this version";
+/// What belongs into the file of the auth key.
+const AUTH_KEY_REMEDY: &str = "write the auth key into it, on one line, and nothing else";
 /// The longest auth key file; a key has some sixty bytes.
 const AUTH_KEY_BYTES_MAX: u64 = 4096;
+/// Shown in place of a key.
+const HIDDEN: &str = "…";
 /// The longest label of a name (RFC 1035).
 const HOSTNAME_BYTES_MAX: usize = 63;
 /// The longest path of a Unix socket on Linux, which ends in a zero.
@@ -181,6 +190,49 @@ impl Config {
             effective,
             ..config
         })
+    }
+
+    /// The error of a place that the settings chose and the system refuses: theirs if another place would help, else `error` alone.
+    #[must_use]
+    pub fn refused_place<E>(
+        &self,
+        name: &'static str,
+        place: &Path,
+        said: ErrorKind,
+        error: E,
+    ) -> anyhow::Error
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let is_misplaced = matches!(
+            said,
+            ErrorKind::PermissionDenied
+                | ErrorKind::NotFound
+                | ErrorKind::NotADirectory
+                | ErrorKind::ReadOnlyFilesystem
+                | ErrorKind::Unsupported
+        );
+        if !is_misplaced {
+            return error.into();
+        }
+        ConfigError::Place {
+            name,
+            value: without_secrets(&place.to_string_lossy()),
+            from: Values(&self.effective).source(name),
+            source: Box::new(error),
+        }
+        .into()
+    }
+
+    /// Whether the addresses that control's name has can be control's: the first is dialled first, and none may be public.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`].
+    pub fn check_control(&self, address: IpAddr) -> Result<(), ConfigError> {
+        match permits_plain_http(address) {
+            true => Ok(()),
+            false => Err(Values(&self.effective).wrong("control_url", PUBLIC_CONTROL)),
+        }
     }
 
     /// The store's part.
@@ -359,6 +411,14 @@ fn control_url(values: &Values<'_>) -> Result<String, ConfigError> {
     if !bare || !nobody || url.host_str().is_none_or(str::is_empty) {
         return wrong("give http://host[:port] and nothing more");
     }
+    let literal = match url.host() {
+        Some(url::Host::Ipv4(address)) => Some(IpAddr::from(address)),
+        Some(url::Host::Ipv6(address)) => Some(address.into()),
+        Some(url::Host::Domain(_)) | None => None,
+    };
+    if literal.is_some_and(|address| !permits_plain_http(address)) {
+        return wrong(PUBLIC_CONTROL);
+    }
     Ok(text.trim_end_matches('/').to_owned())
 }
 
@@ -439,7 +499,7 @@ fn auth_key(
             // It is needed at the first start only, and then often removed; a node that has no key yet says so when it joins.
             Err(ConfigError::File {
                 source: missing, ..
-            }) if missing.kind() == std::io::ErrorKind::NotFound => Ok((None, None)),
+            }) if missing.kind() == ErrorKind::NotFound => Ok((None, None)),
             secret => Ok((Some(secret?), Some(source))),
         },
         (Some(path), Some(_)) if matches!(source, Source::Flag(_)) => {
@@ -447,9 +507,25 @@ fn auth_key(
         }
         (_, Some((name, text))) => {
             let source = Source::Variable(name.to_owned());
-            Ok((Some(Secret::new(text)), Some(source)))
+            let secret = Secret::new(text);
+            if !is_one_word(&secret) {
+                // Its value is not shown: it is a key, if a bent one.
+                return Err(ConfigError::value(
+                    name,
+                    HIDDEN,
+                    source,
+                    "give the auth key, and nothing else",
+                ));
+            }
+            Ok((Some(secret), Some(source)))
         }
     }
+}
+
+/// Whether it can be a key: keys are letters, digits and signs.
+fn is_one_word(secret: &Secret) -> bool {
+    let text = secret.expose();
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn read_secret(path: &Path, values: &Values<'_>) -> Result<Secret, ConfigError> {
@@ -458,18 +534,13 @@ fn read_secret(path: &Path, values: &Values<'_>) -> Result<Secret, ConfigError> 
         source,
     };
     let file = std::fs::File::open(path).map_err(failed)?;
-    let mut text = zeroize::Zeroizing::new(String::new());
+    let mut bytes = zeroize::Zeroizing::new(Vec::new());
     let mut limited = std::io::Read::take(file, AUTH_KEY_BYTES_MAX);
-    std::io::Read::read_to_string(&mut limited, &mut text).map_err(failed)?;
-    let secret = Secret::new(&text);
-    let is_one_word = !secret.expose().contains(char::is_whitespace);
-    if secret.expose().is_empty() || !is_one_word {
-        return Err(values.wrong(
-            "auth_key_file",
-            "write the auth key into it, on one line, and nothing else",
-        ));
-    }
-    Ok(secret)
+    let read = std::io::Read::read_to_end(&mut limited, &mut bytes).map_err(failed)?;
+    let is_whole = u64::try_from(read).is_ok_and(|read| read < AUTH_KEY_BYTES_MAX);
+    let secret = std::str::from_utf8(&bytes).ok().map(Secret::new);
+    let secret = secret.filter(|secret| is_whole && is_one_word(secret));
+    secret.ok_or_else(|| values.wrong("auth_key_file", AUTH_KEY_REMEDY))
 }
 
 fn absolute(name: &str, text: &str, values: &Values<'_>) -> Result<PathBuf, ConfigError> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use netstack::io::TailnetError;
 use netstack::io::keystore::KeyStoreError;
+use tailtape::admin::OutputError;
 use tailtape::capture::{ConnectError, PtyError};
 use tailtape::catalog::TimeError;
 use tailtape::config::ConfigError;
@@ -18,6 +19,8 @@ use tailtape::telemetry::TelemetryError;
 const FAILURE: u8 = 1;
 /// A restart would not help.
 pub(crate) const MISTAKE: u8 = 2;
+/// Stdout was closed before the end: as a shell shows the death by SIGPIPE, of which other tools die there.
+const UNREAD: u8 = 128 + 13;
 /// Another recorder took our epoch over (EX_TEMPFAIL): a service manager may start us again.
 const FENCED: u8 = 75;
 
@@ -29,6 +32,9 @@ pub(crate) fn on(error: &anyhow::Error) -> Option<String> {
 fn on_cause(cause: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<ConfigError>() {
         return Some(error.remedy());
+    }
+    if let Some(error) = cause.downcast_ref::<OutputError>() {
+        return error.remedy().map(str::to_owned);
     }
     let advice = if let Some(error) = cause.downcast_ref::<StoreError>() {
         error.to_do()
@@ -42,7 +48,7 @@ fn on_cause(cause: &(dyn Error + 'static)) -> Option<String> {
         on_tailnet(error)?
     } else if let Some(error) = cause.downcast_ref::<TelemetryError>() {
         match error {
-            TelemetryError::Filter { .. } => {
+            TelemetryError::Filter { .. } | TelemetryError::NoLevel { .. } => {
                 "give --log a level, or levels by room, as in `warn,tailtape::capture=debug`"
             }
             TelemetryError::Thread(_) => "the system is out of processes: raise `ulimit -u`",
@@ -50,8 +56,8 @@ fn on_cause(cause: &(dyn Error + 'static)) -> Option<String> {
                 "report it, with the log: tailtape did not expect this"
             }
         }
-    } else if cause.is::<TimeError>() {
-        "give --since and --until such a time"
+    } else if let Some(error) = cause.downcast_ref::<TimeError>() {
+        error.remedy()
     } else if cause.is::<Refused>() {
         "make a new auth key that permits the recorder's tag, and give it with --auth-key-file or TAILTAPE_AUTH_KEY"
     } else if let Some(error) = cause.downcast_ref::<PtyError>() {
@@ -123,14 +129,26 @@ fn on_terminal(error: &PtyError) -> &'static str {
     }
 }
 
+/// Whether nothing went wrong but that nobody reads stdout any more: a pager that was quit has what it wanted, and hears nothing.
+pub(crate) fn is_unread(error: &anyhow::Error) -> bool {
+    let mut chain = error.chain();
+    chain.any(|cause| matches!(cause.downcast_ref(), Some(OutputError::Closed)))
+}
+
 /// As the table of docs/operations.md has them.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     let any = |is_one: fn(&(dyn Error + 'static)) -> bool| error.chain().any(is_one);
     if any(|cause| matches!(cause.downcast_ref(), Some(StoreError::Fenced { .. }))) {
         return FENCED;
     }
+    if is_unread(error) {
+        return UNREAD;
+    }
     let is_mistake = any(|cause| {
-        let is_filter = matches!(cause.downcast_ref(), Some(TelemetryError::Filter { .. }));
+        let is_filter = matches!(
+            cause.downcast_ref(),
+            Some(TelemetryError::Filter { .. } | TelemetryError::NoLevel { .. })
+        );
         is_filter || cause.is::<ConfigError>() || cause.is::<TimeError>() || cause.is::<Refused>()
     });
     match is_mistake {

@@ -10,9 +10,10 @@ use std::io::Write;
 use anyhow::Context;
 use serde_json::{Value, json};
 
+use crate::admin::{Output, OutputError};
 use crate::config::{Config, Group, SETTINGS};
 use crate::store::Store;
-use crate::tell::{with_causes, without_secrets};
+use crate::tell::{printable, with_causes, without_secrets};
 
 use start::Finding;
 
@@ -33,10 +34,12 @@ pub async fn check(config: &Config, as_json: bool, mut out: impl Write) -> anyho
         true => format!("{}\n", settings_json(config, &findings)),
         false => settings_text(config) + &findings_text(&findings),
     };
-    let written = |written: std::io::Result<()>| match written {
-        // Who closed it, as `head` does, has what they wanted.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("cannot write the settings to stdout"),
+    let written = |written: std::io::Result<()>| {
+        match written.map_err(|error| OutputError::of(&Output::Stdout, error)) {
+            // The exit code is the answer, whether or not anybody reads on.
+            Err(OutputError::Closed) => Ok(()),
+            written => written,
+        }
     };
     written(out.write_all(shown.as_bytes()))?;
     if let Some(error) = findings.into_iter().find_map(|finding| finding.told.err()) {
@@ -54,10 +57,10 @@ pub async fn check(config: &Config, as_json: bool, mut out: impl Write) -> anyho
 
 fn findings_text(findings: &[Finding]) -> String {
     let line = |finding: &Finding| match &finding.told {
-        Ok(told) => format!("  {:6}  {told}\n", finding.what),
+        Ok(told) => format!("  {:7}  {told}\n", finding.what),
         Err(error) => {
-            let causes = with_causes(error.as_ref());
-            format!("  {:6}  FAILED: {causes}\n", finding.what)
+            let causes = printable(&with_causes(error.as_ref()));
+            format!("  {:7}  FAILED: {causes}\n", finding.what)
         }
     };
     let lines: Vec<String> = findings.iter().map(line).collect();
@@ -86,9 +89,15 @@ fn rows(config: &Config) -> Vec<(Group, &'static str, String, String)> {
 
 /// Says that there is a key, and never which.
 fn auth_key(config: &Config) -> String {
-    match &config.auth_key_source {
-        Some(source) => format!("given (from {source})"),
-        None => "none: the node must have joined before".to_owned(),
+    let named = config.effective.get("auth_key_file");
+    match (&config.auth_key_source, named) {
+        (Some(source), _) => format!("given (from {source})"),
+        (None, Some(given)) => format!(
+            "none, for {} (from {}) is not there: the node must have joined before",
+            without_secrets(&given.value.to_string()),
+            given.source
+        ),
+        (None, None) => "none: the node must have joined before".to_owned(),
     }
 }
 

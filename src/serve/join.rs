@@ -61,11 +61,7 @@ pub(super) async fn tunnel_addresses(config: &Config) -> anyhow::Result<Vec<IpAd
         return Ok(config.udp_address.clone());
     }
     let context = || format!("cannot find the way to {}", config.control_url);
-    let url = url::Url::parse(&config.control_url).with_context(context)?;
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    let port = url.port_or_known_default().unwrap_or(80);
-    let found = tokio::net::lookup_host((host, port)).await;
-    let control: Vec<SocketAddr> = found.with_context(context)?.collect();
+    let control = control_addresses(config).await?;
     let mut addresses = Vec::new();
     let mut refusal = None;
     for is_v4 in [true, false] {
@@ -81,6 +77,19 @@ pub(super) async fn tunnel_addresses(config: &Config) -> anyhow::Result<Vec<IpAd
         (true, Some(error)) => Err(error).with_context(context),
         (true, None) => Err(io::Error::from(io::ErrorKind::NotFound)).with_context(context),
     }
+}
+
+/// The addresses that control's name has.
+///
+/// # Errors
+/// It does not resolve.
+pub(super) async fn control_addresses(config: &Config) -> anyhow::Result<Vec<SocketAddr>> {
+    let context = || format!("cannot find the way to {}", config.control_url);
+    let url = url::Url::parse(&config.control_url).with_context(context)?;
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let port = url.port_or_known_default().unwrap_or(80);
+    let found = tokio::net::lookup_host((host, port)).await;
+    Ok(found.with_context(context)?.collect())
 }
 
 /// The address from which this host would send to `remote`. Connecting a UDP socket asks the routing table and sends nothing.

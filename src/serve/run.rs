@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::live::Live;
 use super::reload::reload;
-use super::{Recorder, join, log_key};
+use super::{Recorder, join, log_key, refused};
 use crate::config::{Config, Environment, Flags};
 use crate::status::{self, AdminSocket, Phase};
 use crate::store::{Store, StoreUrl};
@@ -66,12 +66,11 @@ pub async fn run(start: Start<'_>, shutdown: &CancellationToken) -> anyhow::Resu
     let config = &start.config;
     let hangups = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     note_settings(config);
-    let state = config.state.display();
-    let mut keys = KeyStore::open(&config.state)
-        .with_context(|| format!("cannot keep the recorder's state in {state}"))?;
+    let keys = KeyStore::open(&config.state);
+    let mut keys = keys.map_err(|error| refused::state(config, error))?;
     let log_key = log_key(&mut keys)?;
-    let socket =
-        AdminSocket::bind(&config.socket).context("cannot serve status, health and drain")?;
+    let socket = AdminSocket::bind(&config.socket);
+    let socket = socket.map_err(|error| refused::socket(config, error))?;
     let live = Arc::new(Live::new(config, start.log.lines_withheld()));
     let admin = AbortOnDrop(tokio::spawn(status::serve(socket, Arc::clone(&live))));
 

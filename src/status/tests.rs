@@ -194,14 +194,64 @@ node       recorder.tail.test  100.64.0.1  tunnel on 192.0.2.7:41641  2 peers
 control    http://127.0.0.1:8080  joined
 network    123456 datagrams; dropped: tcp_syn_dropped 99000, node_filtered 2
 store      file:///srv/tailtape  7 commits, 3 sealed
-uploads    2 open, 5 begun, 3 whole, 0 given up by the store; 0 events; 1 refused
+uploads    2 open, 5 begun, 3 whole; 0 events
+refused    refused_policy 1
 access     1 rule in the settings
 
-ID                SINCE                 NODE           USER  RECEIVED  DURABLE
-aaaqeayeaudaocaj  2026-11-20 11:00:00Z  web.tail.test  -     12        10
+ID                SINCE                 NODE           OWNER  RECEIVED  DURABLE
+aaaqeayeaudaocaj  2026-11-20 11:00:00Z  web.tail.test  -      12        10
 and 1 more
 ";
     assert_eq!(picture().to_text(None), expected);
     let narrow = picture().to_text(Some(40));
     assert!(narrow.lines().all(|line| line.chars().count() <= 40));
+}
+
+#[test]
+fn no_counter_of_harm_is_absent_from_the_text() {
+    let told_otherwise = [
+        ("connections", "work"),
+        ("recordings", "begun"),
+        ("recording_bytes", "work"),
+        ("ended_complete", "whole"),
+        ("events", "events"),
+        ("event_bytes", "work"),
+    ];
+    for (name, _) in crate::ingest::IngestStats::default().counters() {
+        let mut status = picture();
+        status.ingest = [(name.to_owned(), 4711)].into();
+        let text = status.to_text(Some(80));
+        let is_harm = told_otherwise.iter().all(|(other, _)| *other != name);
+        assert_eq!(text.contains(&format!("{name} 4711")), is_harm, "{text}");
+    }
+    for name in ["stalls", "rolls_failed", "refused_disk_nearly_full"] {
+        let mut status = picture();
+        status.store.counters = [(name.to_owned(), 4711)].into();
+        let text = status.to_text(Some(80));
+        assert!(text.contains(&format!("{name} 4711")), "{text}");
+    }
+}
+
+#[test]
+fn how_recordings_ended_is_told_by_reason_however_narrow_the_terminal() {
+    let mut status = picture();
+    let ended = [
+        ("ended_complete", 3),
+        ("ended_reset", 2),
+        ("ended_stalled", 7),
+        ("ended_limit_bytes", 1),
+        ("ended_limit_duration", 0),
+        ("ended_terminated", 1),
+        ("panics", 1),
+    ];
+    status.ingest = ended.map(|(name, count)| (name.to_owned(), count)).into();
+    let text = status.to_text(Some(60));
+    let expected = "\
+cut short  ended_stalled 7, ended_reset 2,
+           ended_limit_bytes 1, ended_terminated 1
+trouble    panics 1
+access     1 rule in the settings
+";
+    assert!(text.contains(expected), "{text}");
+    assert!(!text.contains("refused "), "{text}");
 }

@@ -1,15 +1,19 @@
 //! The status for a person at a terminal.
 //!
-//! Invariant: a name that control or a peer chose cannot steer the terminal: control characters are shown as `·`. Pure. Called by `client.rs`, and by the wiring for its own tables.
+//! Invariant: a name that control or a peer chose cannot steer the terminal. Pure. Called by `client.rs`, and by the wiring for its own tables.
 
 use std::fmt::Write;
 
+use super::harm;
 use super::report::{OpenRecording, Phase, Status};
+use crate::tell::printable;
 
 /// How many open recordings are shown; `--json` has more.
 const RECORDINGS_SHOWN_MAX: usize = 20;
 /// Columns of the table of recordings.
-const HEADINGS: [&str; 6] = ["ID", "SINCE", "NODE", "USER", "RECEIVED", "DURABLE"];
+const HEADINGS: [&str; 6] = ["ID", "SINCE", "NODE", "OWNER", "RECEIVED", "DURABLE"];
+/// Where the text of a line begins, behind what it is about.
+const INDENT: usize = 11;
 
 pub(super) fn status(status: &Status, columns: Option<usize>) -> String {
     let mut lines = vec![
@@ -19,8 +23,19 @@ pub(super) fn status(status: &Status, columns: Option<usize>) -> String {
         format!("network    {}", network(status)),
         format!("store      {}", store(status)),
         format!("uploads    {}", uploads(status)),
-        format!("access     {}", access(status)),
     ];
+    let harm = harm::of_ingest(&status.ingest);
+    let told = [
+        ("cut short  ", harm.cut_short),
+        ("refused    ", harm.refused),
+        ("trouble    ", harm.other),
+    ];
+    let told = told.into_iter().filter(|(_, counted)| !counted.is_empty());
+    lines.extend(told.map(|(about, counted)| format!("{about}{}", counted.join(", "))));
+    lines.push(format!("access     {}", access(status)));
+    let columns = columns.unwrap_or(usize::MAX);
+    let lines = lines.iter().map(|line| printable(line));
+    let mut lines: Vec<String> = lines.flat_map(|line| wrapped(&line, columns)).collect();
     if status.recordings_open > 0 {
         lines.push(String::new());
         lines.extend(recordings(&status.recordings));
@@ -33,7 +48,7 @@ pub(super) fn status(status: &Status, columns: Option<usize>) -> String {
     }
     let mut text = String::new();
     for line in lines {
-        text.push_str(cut(&printable(&line), columns.unwrap_or(usize::MAX)).trim_end());
+        text.push_str(cut(&printable(&line), columns).trim_end());
         text.push('\n');
     }
     text
@@ -89,16 +104,7 @@ fn control(status: &Status) -> String {
 fn network(status: &Status) -> String {
     let network = &status.network;
     let datagrams = network.counted.get("node_datagrams_in");
-    let mut dropped: Vec<_> = network
-        .dropped
-        .iter()
-        .filter(|(_, count)| **count > 0)
-        .collect();
-    dropped.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-    let dropped: Vec<String> = dropped
-        .into_iter()
-        .map(|(name, count)| format!("{name} {count}"))
-        .collect();
+    let dropped = harm::listed(network.dropped.iter());
     let dropped = match dropped.is_empty() {
         true => "none".to_owned(),
         false => dropped.join(", "),
@@ -121,6 +127,10 @@ fn store(status: &Status) -> String {
         // Writing to a String does not fail.
         let _infallible = write!(text, ", {failed} NOT SEALED");
     }
+    let harm = harm::of_store(&store.counters);
+    if !harm.is_empty() {
+        let _infallible = write!(text, ", {}", harm.join(", "));
+    }
     if let Some(millis) = store.commit_running_ms {
         let _infallible = write!(text, ", a commit is under way for {millis} ms");
     }
@@ -135,15 +145,11 @@ fn store(status: &Status) -> String {
 
 fn uploads(status: &Status) -> String {
     let counted = |name: &str| status.ingest.get(name).copied().unwrap_or_default();
-    let refused = status.ingest.iter();
-    let refused = refused.filter(|(name, _)| name.starts_with("refused_"));
-    let refused: u64 = refused.map(|(_, count)| *count).sum();
     format!(
-        "{} open, {} begun, {} whole, {} given up by the store; {} events; {refused} refused",
+        "{} open, {} begun, {} whole; {} events",
         status.recordings_open,
         counted("recordings"),
         counted("ended_complete"),
-        counted("ended_failed"),
         counted("events"),
     )
 }
@@ -201,10 +207,29 @@ pub(crate) fn time_text(seconds: u64) -> String {
     parts.join(" ")
 }
 
-/// A text without anything that a terminal would obey.
-pub(crate) fn printable(line: &str) -> String {
-    let shown = |sign: char| if sign.is_control() { '·' } else { sign };
-    line.chars().map(shown).collect()
+/// The line in pieces of at most `columns`, cut between words; what follows the first is indented. A longer word has a line of its own.
+fn wrapped(line: &str, columns: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut current = String::new();
+    let mut width = 0_usize;
+    for (place, word) in line.split(' ').enumerate() {
+        let more = word.chars().count().saturating_add(usize::from(place > 0));
+        let is_text = width > INDENT;
+        if is_text && width.saturating_add(more) > columns && !word.is_empty() {
+            lines.push(current.trim_end().to_owned());
+            current = format!("{:INDENT$}{word}", "");
+            width = INDENT.saturating_add(word.chars().count());
+            continue;
+        }
+        if place > 0 {
+            current.push(' ');
+        }
+        current.push_str(word);
+        width = width.saturating_add(more);
+    }
+    lines.push(current);
+    let unbound = |line: String| line.replace(harm::NO_BREAK, " ");
+    lines.into_iter().map(unbound).collect()
 }
 
 fn cut(line: &str, columns: usize) -> &str {
@@ -230,9 +255,21 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_cut_at_a_sign_and_cannot_steer_the_terminal() {
+    fn a_long_line_goes_on_below_its_text() {
+        let line = "network    12 datagrams; dropped: a 1, b 2";
+        assert_eq!(
+            wrapped(line, 30),
+            ["network    12 datagrams;", "           dropped: a 1, b 2"]
+        );
+        assert_eq!(wrapped(line, usize::MAX), [line]);
+        let narrow = wrapped(line, 4);
+        let words = narrow.iter().flat_map(|line| line.split_whitespace());
+        assert!(words.eq(line.split_whitespace()), "{narrow:?}");
+    }
+
+    #[test]
+    fn a_line_is_cut_at_a_sign() {
         assert_eq!(cut("äöü", 2), "äö");
         assert_eq!(cut("ab", 9), "ab");
-        assert_eq!(printable("a\u{1b}[2Jb\n"), "a·[2Jb·");
     }
 }

@@ -158,6 +158,12 @@ pub enum StoreError {
         /// Which block, from 0.
         block: usize,
     },
+    /// A segment that a manifest names is not there.
+    #[error("{name} is lost: the manifest names it, and it is not in the store")]
+    SegmentLost {
+        /// The segment.
+        name: String,
+    },
     /// The authenticated identity is too large to be journalled.
     #[error("the uploader's identity has {bytes} bytes as JSON")]
     OpeningTooLarge {
@@ -373,6 +379,7 @@ impl StoreError {
             | Self::EventLine(_) => {
                 "what is stored was changed or is damaged: restore it from a copy, or use the version that wrote it"
             }
+            Self::SegmentLost { .. } => "restore the object that is named from a copy of the store",
             Self::NotFound { .. } => {
                 "look for its id with `tailtape ls`; a recording is listed once it has ended"
             }

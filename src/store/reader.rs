@@ -47,7 +47,7 @@ impl Store {
 
     /// See [`StoreReader::read_plain`].
     ///
-    /// Ends after the first error: [`StoreError::BlockMismatch`], [`StoreError::Mismatch`], [`StoreError::Object`].
+    /// Ends after the first error: [`StoreError::SegmentLost`], [`StoreError::BlockMismatch`], [`StoreError::Mismatch`], [`StoreError::Object`].
     pub fn read_plain(
         &self,
         manifest: Manifest,
@@ -106,7 +106,7 @@ impl StoreReader {
 
     /// The plain stream of a recording, block by block, each proven against `manifest` before it is handed out.
     ///
-    /// Ends after the first error: [`StoreError::BlockMismatch`], [`StoreError::Mismatch`], [`StoreError::Object`].
+    /// Ends after the first error: [`StoreError::SegmentLost`], [`StoreError::BlockMismatch`], [`StoreError::Mismatch`], [`StoreError::Object`].
     pub fn read_plain(
         &self,
         manifest: Manifest,
@@ -173,11 +173,10 @@ async fn read_block(
         .saturating_mul(block_bytes);
     let end = start.saturating_add(block_bytes).min(segment.stored_bytes);
     let read = objects.store().get_range(&name, start..end).await;
-    let bytes = read.map_err(|source| StoreError::Object {
-        step: "read",
-        name: name.to_string(),
-        source,
-    })?;
+    let bytes = match read {
+        Ok(bytes) => bytes,
+        Err(source) => return Err(unread(objects, segment, block, source).await),
+    };
     let found: [u8; 32] = Sha256::digest(&bytes).into();
     if found != digest.0 {
         return Err(StoreError::BlockMismatch {
@@ -186,6 +185,28 @@ async fn read_block(
         });
     }
     Ok(bytes)
+}
+
+/// Why a block could not be read: what is gone or too short calls for a copy, all else for a look at the backend.
+async fn unread(
+    objects: &Objects,
+    segment: &Segment,
+    block: usize,
+    source: object_store::Error,
+) -> StoreError {
+    let name = segment.name.clone();
+    if matches!(source, object_store::Error::NotFound { .. }) {
+        return StoreError::SegmentLost { name };
+    }
+    let there = objects.store().head(&Path::from(name.as_str())).await;
+    match there.is_ok_and(|object| object.size < segment.stored_bytes) {
+        true => StoreError::BlockMismatch { name, block },
+        false => StoreError::Object {
+            step: "read",
+            name,
+            source,
+        },
+    }
 }
 
 /// Reads a stored object through and hashes it: whole, and by blocks.

@@ -24,6 +24,7 @@ mod storm;
 mod tailnet;
 mod uploader;
 mod witness;
+mod wrong_input;
 
 use std::future::Future;
 use std::time::Duration;

@@ -148,7 +148,7 @@ async fn a_check_finds_what_a_start_would_fail_on_and_tells_all_of_it() {
         &port,
     ];
     let (code, shown, told) = check(&site, &more).await;
-    assert_eq!(code, Some(1), "{told}");
+    assert_eq!(code, Some(2), "{told}");
     assert_eq!(shown["store"], "proven");
     let error = |of: &str| shown[of]["error"].as_str().unwrap_or_default().to_owned();
     assert!(

@@ -345,7 +345,7 @@ impl Target {
         let addresses = tokio::net::lookup_host((self.host.as_str(), self.port)).await;
         let mut last = std::io::Error::from(std::io::ErrorKind::NotFound);
         for address in addresses.map_err(failed)? {
-            if !is_private(address.ip()) {
+            if !permits_plain_http(address.ip()) {
                 return Err(ControlConnError::NotPrivate { address });
             }
             match TcpStream::connect(address).await {
@@ -360,7 +360,9 @@ impl Target {
     }
 }
 
-fn is_private(ip: IpAddr) -> bool {
+/// Whether `http://` is spoken to a control server at `ip`: loopback, private and link-local addresses only, because nothing proves who answers there.
+#[must_use]
+pub fn permits_plain_http(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),

@@ -1,6 +1,6 @@
 //! What a start would find on this host: its state, its socket, the addresses of its tunnel.
 //!
-//! Invariants: nothing is made or changed, and what is bound or locked is let go of at once; each look judges as the start itself does. A recorder that
+//! Invariants: what is bound, locked, or made to see whether it can be, is let go of at once; each look judges as the start itself does. A recorder that
 //! runs with the same settings is no fault, but said. Called by `check`.
 
 use std::fs;
@@ -12,12 +12,14 @@ use std::path::Path;
 use anyhow::Context;
 use netstack::io::TailnetError;
 use netstack::io::keystore::{KeyStore, KeyStoreError};
-use rustix::fs::{Access, access};
 
 use crate::config::Config;
-use crate::serve::{join, log_key};
+use crate::serve::{join, log_key, refused};
 use crate::status::{AdminSocket, Client, Found, StatusError};
 use crate::store::Store;
+
+/// How the file begins that shows whether one can be made; the process's number follows.
+const PROBE: &str = ".tailtape-check-";
 
 /// One look: at what, and what it told.
 #[derive(Debug)]
@@ -47,6 +49,7 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
     vec![
         told("state", state_told(config, state, running).await),
         told("socket", socket_told(config, socket, running)),
+        told("control", control_told(config).await),
         told("tunnel", tunnel_told(config, running).await),
     ]
 }
@@ -70,11 +73,10 @@ async fn state_told(
 ) -> anyhow::Result<String> {
     let dir = &config.state;
     let context = || format!("cannot keep the recorder's state in {}", dir.display());
-    let Some((mut keys, in_use)) = state.with_context(context)? else {
+    let state = state.map_err(|error| refused::state(config, error));
+    let Some((mut keys, in_use)) = state? else {
         let maker = existing(dir);
-        writable(maker)
-            .map_err(unfit(maker))
-            .with_context(context)?;
+        writable(maker).map_err(|error| refused::state(config, unfit(maker)(error)))?;
         return Ok(format!(
             "{} is made at the start{}",
             dir.display(),
@@ -104,8 +106,7 @@ async fn state_told(
     }
     owned(dir)
         .and_then(|()| writable(dir))
-        .map_err(unfit(dir))
-        .with_context(context)?;
+        .map_err(|error| refused::state(config, unfit(dir)(error)))?;
     // A start would succeed, and end the other: a copied state, or one that two hosts share.
     let fences = match Store::is_at_work(&config.store, log_key).await {
         true => "; but another process records under its identity, and a start would fence it",
@@ -134,8 +135,9 @@ fn socket_told(
     running: Option<&Running>,
 ) -> anyhow::Result<String> {
     let path = &config.socket;
-    let context = "cannot serve status, health and drain";
-    match (socket.context(context)?, running) {
+    let context = refused::SOCKET;
+    let socket = socket.map_err(|error| refused::socket(config, error));
+    match (socket?, running) {
         (Found::Served(_), Some(running)) => Ok(format!("in use by {}", running.who)),
         (Found::Served(_), None) => {
             let path = path.clone();
@@ -148,13 +150,32 @@ fn socket_told(
                 true => existing(directory),
                 false => directory,
             };
-            let refused = |source| StatusError::System {
+            let system = |source| StatusError::System {
                 step: "listen on",
                 path: path.clone(),
                 source,
             };
-            writable(seen).map_err(refused).context(context)?;
+            writable(seen).map_err(|error| refused::socket(config, system(error)))?;
             Ok(format!("{} can be made", path.display()))
+        }
+    }
+}
+
+/// Whether control's address may be spoken to; whether control answers there is not asked.
+async fn control_told(config: &Config) -> anyhow::Result<String> {
+    let found = join::control_addresses(config).await;
+    let first = found.map(|addresses| addresses.first().map(SocketAddr::ip));
+    match first {
+        Ok(Some(address)) => {
+            config.check_control(address)?;
+            Ok(format!("{} is {address}", config.control_url))
+        }
+        Ok(None) => Ok("not known yet: its name has no address".to_owned()),
+        Err(error) => {
+            let causes = crate::tell::with_causes(error.as_ref());
+            Ok(format!(
+                "not known yet, a start would try again until it is: {causes}"
+            ))
         }
     }
 }
@@ -199,7 +220,14 @@ fn writable(directory: &Path) -> io::Result<()> {
     if !fs::metadata(directory)?.is_dir() {
         return Err(io::ErrorKind::NotADirectory.into());
     }
-    Ok(access(directory, Access::WRITE_OK | Access::EXEC_OK)?)
+    // Permissions do not say it all: nobody can make a file in /proc, nor on a full disk.
+    let probe = directory.join(format!("{PROBE}{}", std::process::id()));
+    let made = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&probe)?;
+    drop(made);
+    fs::remove_file(&probe)
 }
 
 /// A start closes the state to others, which only its owner and root may.
