@@ -30,7 +30,7 @@ use crate::disco;
 use crate::filter::{Filter, PacketView};
 use crate::key::{DiscoPrivate, NodePrivate, NodePublic};
 use crate::netmap::{Changed, Netmap};
-use crate::path::PathEvent;
+use crate::path::{PathEvent, Way};
 use crate::tailcfg::{MapResponse, NetInfo, NodeId};
 use crate::tcpip::{ConnId, ConnectError, TcpConfig, TcpEvent, TcpIp};
 use crate::wireguard::Received;
@@ -535,8 +535,11 @@ impl Node {
         while let Some(peer) = plane.paths.poll_revived() {
             plane.owed.owe(now, &peer, false);
         }
-        while let Some((addr, datagram)) = plane.paths.poll_transmit() {
-            self.out.push(addr, &datagram);
+        while let Some((way, datagram)) = plane.paths.poll_transmit() {
+            match way {
+                Way::Direct(addr) => self.out.push(addr, &datagram),
+                Way::Relay { .. } => {}
+            }
         }
         for event in told {
             self.push_event(NodeEvent::Path(event));

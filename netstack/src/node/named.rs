@@ -123,6 +123,10 @@ impl NamedStats {
             pongs_withheld,
             unknown_txid,
             call_me_maybe_over_udp,
+            calls_received,
+            calls_withheld,
+            calls_sent,
+            pongs_over_relay,
             unknown_kind,
             queue_full,
         } = paths;
@@ -131,6 +135,8 @@ impl NamedStats {
             ("path_pongs_received", pongs_received),
             ("path_pings_sent", pings_sent),
             ("path_pongs_sent", pongs_sent),
+            ("path_calls_received", calls_received),
+            ("path_calls_sent", calls_sent),
         ]);
         self.dropped.extend([
             ("path_not_disco", not_disco),
@@ -141,6 +147,8 @@ impl NamedStats {
             ("path_pongs_withheld", pongs_withheld),
             ("path_unknown_txid", unknown_txid),
             ("path_call_me_maybe_over_udp", call_me_maybe_over_udp),
+            ("path_calls_withheld", calls_withheld),
+            ("path_pongs_over_relay", pongs_over_relay),
             ("path_unknown_kind", unknown_kind),
             ("path_queue_full", queue_full),
         ]);

@@ -64,7 +64,7 @@ impl Plane {
             Encapsulated::Datagram(len) | Encapsulated::HandshakeStarted(len) => Some(len),
             Encapsulated::Queued | Encapsulated::Dropped => None,
         };
-        if let Some(addr) = paths.route(now, peer) {
+        if let Some(addr) = paths.route(now, peer).direct {
             out.write(addr, DATAGRAM_ROOM, |room| {
                 length(tunnels.encapsulate(now, peer, packet, room))
             });
@@ -83,7 +83,7 @@ impl Plane {
         datagram: &[u8],
         out: &mut TransmitBatch,
     ) {
-        match self.paths.route(now, peer) {
+        match self.paths.route(now, peer).direct {
             Some(addr) => out.push(addr, datagram),
             None => self.held.push(now, peer, datagram),
         }
@@ -92,7 +92,7 @@ impl Plane {
     /// Sends the packets that waited for the session which has just come up.
     pub(super) fn drain(&mut self, now: Instant, peer: &NodePublic, out: &mut TransmitBatch) {
         while let Some(datagram) = self.tunnels.drain(peer, &mut self.scratch) {
-            match self.paths.route(now, peer) {
+            match self.paths.route(now, peer).direct {
                 Some(addr) => out.push(addr, datagram),
                 None => self.held.push(now, peer, datagram),
             }
@@ -107,10 +107,13 @@ impl Plane {
             held,
             ..
         } = self;
-        tunnels.handle_timeout(now, &mut |peer, datagram| match paths.route(now, peer) {
-            Some(addr) => out.push(addr, datagram),
-            None => held.push(now, peer, datagram),
-        });
+        tunnels.handle_timeout(
+            now,
+            &mut |peer, datagram| match paths.route(now, peer).direct {
+                Some(addr) => out.push(addr, datagram),
+                None => held.push(now, peer, datagram),
+            },
+        );
     }
 
     /// A path came up: what waited goes out. Without a handshake among it the peer is owed one, if it has
@@ -170,7 +173,7 @@ impl Plane {
             tunnels.initiate(now, peer, scratch)
         };
         if let Some(datagram) = initiation
-            && let Some(addr) = paths.route(now, peer)
+            && let Some(addr) = paths.route(now, peer).direct
         {
             out.push(addr, datagram);
         }

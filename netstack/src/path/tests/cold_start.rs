@@ -31,7 +31,7 @@ impl Node {
         datagram: &[u8],
         wire: &mut Vec<(SocketAddr, Vec<u8>)>,
     ) {
-        match self.side.paths.route(now, &self.peer) {
+        match self.side.paths.route(now, &self.peer).direct {
             Some(to) => wire.push((to, datagram.to_vec())),
             None => {
                 self.pathless += 1;
@@ -146,7 +146,7 @@ fn a_peer_that_hears_of_us_a_moment_later_is_reached_a_moment_later() {
     let mut a = Side::new(0x10, "192.0.2.1:41641");
     let mut b = Side::new(0x20, "192.0.2.2:41641");
     a.paths.set_peers(now, &[b.told(&[b.at])]);
-    assert_eq!(a.paths.route(now, &b.node), None);
+    assert_eq!(a.paths.route(now, &b.node).direct, None);
     exchange(now, &mut a, &mut b);
     assert_eq!(b.paths.stats().unknown_sender, 1);
     b.paths.set_peers(now, &[a.told(&[a.at])]);
@@ -155,8 +155,8 @@ fn a_peer_that_hears_of_us_a_moment_later_is_reached_a_moment_later() {
     assert_eq!(at, now + FIRST_PING_INTERVAL);
     a.paths.handle_timeout(at);
     exchange(at, &mut a, &mut b);
-    assert_eq!(a.paths.route(at, &b.node), Some(b.at));
-    assert_eq!(b.paths.route(at, &a.node), Some(a.at));
+    assert_eq!(a.paths.route(at, &b.node).direct, Some(b.at));
+    assert_eq!(b.paths.route(at, &a.node).direct, Some(a.at));
     // From then on it beats as any other.
     assert_eq!(a.paths.poll_timeout(), Some(at + HEARTBEAT_INTERVAL));
 }
