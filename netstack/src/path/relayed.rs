@@ -36,8 +36,7 @@ impl Paths {
 
     /// The network has changed under us (addresses, a rebound socket): all paths are to be proven anew.
     pub fn handle_network_change(&mut self, now: Instant) {
-        let peers: Vec<NodePublic> = self.peers.keys().copied().collect();
-        for node in peers {
+        for node in self.all_peers() {
             self.drive(&node, |peer, wire| {
                 peer.unprove();
                 peer.handle_timeout(now, wire);
@@ -48,15 +47,16 @@ impl Paths {
     /// The system refused to send to `addr`, for it cannot be reached.
     pub fn handle_unreachable(&mut self, addr: SocketAddr) {
         let addr = canonical(addr);
-        let at: Vec<NodePublic> = self
-            .announced
-            .iter()
-            .filter(|(_, announced)| **announced == addr)
-            .map(|(node, _)| *node)
-            .collect();
-        for node in at {
+        for node in self.all_peers() {
             self.drive(&node, |peer, _| peer.handle_unreachable(&addr));
         }
+    }
+
+    /// All peers, in an order that repeats.
+    fn all_peers(&self) -> Vec<NodePublic> {
+        let mut peers: Vec<NodePublic> = self.peers.keys().copied().collect();
+        peers.sort_unstable();
+        peers
     }
 
     /// Takes a disco datagram that came over a relay from the node `from`. It is never an error: what cannot be used is counted.
