@@ -536,40 +536,6 @@ fn two_nodes_behind_one_disco_key_are_told_apart_by_the_ping_and_the_txid() {
 }
 
 #[test]
-fn a_held_handshake_goes_out_with_the_first_pong_unless_it_is_old_or_no_handshake() {
-    for (bytes, wait, goes_out) in [
-        (148, 0, true),
-        (148, 4999, true),
-        (148, 5000, false),
-        (149, 0, false),
-    ] {
-        let (mut a, mut b, now) = pair();
-        let held = vec![1; bytes];
-        a.paths.hold(now, &b.node, &held);
-        let later = now + ms(wait);
-        assert_eq!(a.paths.route(later, &b.node).direct, None);
-        let (_, ping) = a.sent().remove(0);
-        b.paths.handle_datagram(later, a.at, &ping);
-        let (_, pong) = b.sent().remove(0);
-        a.paths.handle_datagram(later, b.at, &pong);
-        let sent = a.sent();
-        assert_eq!(
-            sent.contains(&(b.at, held.clone())),
-            goes_out,
-            "{bytes} bytes, {wait} ms"
-        );
-        // With a path known there is nothing to hold for.
-        a.paths.hold(later, &b.node, &held[..100]);
-        a.paths.route(later + PING_INTERVAL_MIN + TRUST, &b.node);
-        assert!(
-            a.sent()
-                .iter()
-                .all(|(_, datagram)| *datagram != held[..100])
-        );
-    }
-}
-
-#[test]
 fn the_same_seed_and_events_give_the_same_bytes() {
     let run = || {
         let (mut a, b, now) = pair();

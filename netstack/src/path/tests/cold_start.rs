@@ -160,3 +160,37 @@ fn a_peer_that_hears_of_us_a_moment_later_is_reached_a_moment_later() {
     // From then on it beats as any other.
     assert_eq!(a.paths.poll_timeout(), Some(at + HEARTBEAT_INTERVAL));
 }
+
+#[test]
+fn a_held_handshake_goes_out_with_the_first_pong_unless_it_is_old_or_no_handshake() {
+    for (bytes, wait, goes_out) in [
+        (148, 0, true),
+        (148, 4999, true),
+        (148, 5000, false),
+        (149, 0, false),
+    ] {
+        let (mut a, mut b, now) = pair();
+        let held = vec![1; bytes];
+        a.paths.hold(now, &b.node, &held);
+        let later = now + ms(wait);
+        assert_eq!(a.paths.route(later, &b.node).direct, None);
+        let (_, ping) = a.sent().remove(0);
+        b.paths.handle_datagram(later, a.at, &ping);
+        let (_, pong) = b.sent().remove(0);
+        a.paths.handle_datagram(later, b.at, &pong);
+        let sent = a.sent();
+        assert_eq!(
+            sent.contains(&(b.at, held.clone())),
+            goes_out,
+            "{bytes} bytes, {wait} ms"
+        );
+        // With a path known there is nothing to hold for.
+        a.paths.hold(later, &b.node, &held[..100]);
+        a.paths.route(later + PING_INTERVAL_MIN + TRUST, &b.node);
+        assert!(
+            a.sent()
+                .iter()
+                .all(|(_, datagram)| *datagram != held[..100])
+        );
+    }
+}
