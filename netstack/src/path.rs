@@ -437,6 +437,11 @@ impl Paths {
         self.peers.get(peer).map(Peer::disco)
     }
 
+    /// The DERP region where `peer` listens; 0 for none.
+    pub fn home_of(&self, peer: &NodePublic) -> u32 {
+        self.peers.get(peer).map_or(0, Peer::home_derp)
+    }
+
     /// When [`Paths::handle_timeout`] is next due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)

@@ -321,6 +321,18 @@ impl Relays {
         }
     }
 
+    /// Our node key, by which relays know us, is another one: every connection is made anew, the home's at once.
+    pub fn handle_new_key(&mut self, now: Instant) {
+        let regions: Vec<u32> = self.open_regions().collect();
+        for region in regions {
+            self.close(region);
+        }
+        self.learned.clear();
+        if let Some(home) = self.home {
+            self.open(now, home);
+        }
+    }
+
     /// Forgets peers that are no longer in the netmap.
     pub fn retain_peers(&mut self, keep: impl Fn(&NodePublic) -> bool) {
         self.learned.retain(|peer, _| keep(peer));

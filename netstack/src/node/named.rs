@@ -5,6 +5,7 @@
 
 use super::status::{DropCounts, NodeStats};
 use crate::path::PathStats;
+use crate::relay::RelayStats;
 use crate::tcpip::TcpStats;
 use crate::wireguard::TunnelStats;
 
@@ -29,6 +30,7 @@ impl NodeStats {
             held_dropped,
             tunnels,
             paths,
+            relays,
             tcp,
         } = *self;
         let mut named = NamedStats::default();
@@ -37,6 +39,7 @@ impl NodeStats {
         named.add_drops(drops);
         named.add_tunnels(tunnels);
         named.add_paths(paths);
+        named.add_relays(relays);
         named.add_tcp(tcp);
         named
     }
@@ -152,6 +155,25 @@ impl NamedStats {
             ("path_unknown_kind", unknown_kind),
             ("path_queue_full", queue_full),
         ]);
+    }
+
+    fn add_relays(&mut self, relays: RelayStats) {
+        let RelayStats {
+            routed,
+            no_relay,
+            received,
+            strangers,
+            failures,
+            peers_gone,
+        } = relays;
+        self.counted.extend([
+            ("relay_routed", routed),
+            ("relay_received", received),
+            ("relay_failures", failures),
+            ("relay_peers_gone", peers_gone),
+        ]);
+        self.dropped
+            .extend([("relay_no_relay", no_relay), ("relay_strangers", strangers)]);
     }
 
     fn add_tcp(&mut self, tcp: TcpStats) {

@@ -144,6 +144,10 @@ impl Peer {
         }
     }
 
+    pub(super) fn home_derp(&self) -> u32 {
+        self.home_derp
+    }
+
     pub(super) fn set_home_derp(&mut self, region: u32) {
         self.home_derp = region;
     }
