@@ -64,6 +64,7 @@ const NETSTACK_ROOMS: &[(&str, NetLayer)] = &[
     ("node", NetLayer::Node),
     ("control", NetLayer::Machines),
     ("path", NetLayer::Machines),
+    ("relay", NetLayer::Machines),
     ("netcheck", NetLayer::Machines),
     ("wireguard", NetLayer::Machines),
     ("tcpip", NetLayer::Machines),

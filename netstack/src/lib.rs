@@ -24,6 +24,7 @@ pub mod netmap;
 pub mod node;
 pub mod noise;
 pub mod path;
+pub mod relay;
 pub mod tailcfg;
 pub mod tcpip;
 pub mod wireguard;

@@ -9,11 +9,13 @@
 //! [`Node::take_transmits`], [`Node::poll_event`], [`Node::poll_control`] until empty, and
 //! [`Node::poll_timeout`] to know when to call [`Node::handle_timeout`].
 
+mod datagrams;
 mod held;
 mod inner;
 mod named;
 mod owed;
 mod plane;
+mod relayed;
 mod status;
 mod transmit;
 mod tsmp;
@@ -26,20 +28,18 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use crate::control::{Control, ControlConfig, ControlEvent, ControlRequest, RequestId};
-use crate::disco;
 use crate::filter::{Filter, PacketView};
 use crate::key::{DiscoPrivate, NodePrivate, NodePublic};
 use crate::netmap::{Changed, Netmap};
 use crate::path::PathEvent;
-use crate::tailcfg::{MapResponse, NetInfo, NodeId};
+use crate::relay::Relays;
+use crate::tailcfg::{MapResponse, NodeId};
 use crate::tcpip::{ConnId, ConnectError, TcpConfig, TcpEvent, TcpIp};
-use crate::wireguard::Received;
 
-use inner::Inner;
 pub use named::{Named, NamedStats};
-use plane::Plane;
+use plane::{Exit, Plane};
 pub use status::{DropCounts, NodeStats, NodeStatus, PeerStatus};
-pub use transmit::{Transmit, TransmitBatch};
+pub use transmit::{Relayed, Transmit, TransmitBatch};
 
 /// Largest inner IP packet, in bytes; both ends of every tunnel use it (transport.md §4.1).
 pub const TUNNEL_MTU: usize = 1280;
@@ -56,9 +56,6 @@ const EVENTS_MAX: usize = 65_536;
 
 /// News of paths is dropped earlier: it is for the log, while a TCP event that is lost hangs a stream.
 const PATH_EVENTS_MAX: usize = 1_024;
-
-/// Type 1 of control.md §4.4: a local address.
-const ENDPOINT_LOCAL: u8 = 1;
 
 /// Everything a node needs to know at birth. Plain data.
 #[derive(Debug)]
@@ -115,6 +112,7 @@ pub struct Node {
     filter: Filter,
     addresses: Vec<IpAddr>,
     plane: Option<Plane>,
+    relays: Relays,
     disco: DiscoPrivate,
     tcp: TcpIp,
     out: TransmitBatch,
@@ -147,6 +145,8 @@ impl Node {
         let tcp = TcpIp::new(config.tcp, rng.next_u64(), now);
         let mut control_seed = [0_u8; 32];
         rng.fill_bytes(&mut control_seed);
+        let mut relay_seed = [0_u8; 32];
+        rng.fill_bytes(&mut relay_seed);
         let stored = config.node_key.clone();
         let control = Control::new(
             config.control,
@@ -161,6 +161,7 @@ impl Node {
             filter: Filter::drop_all(),
             addresses: Vec::new(),
             plane: None,
+            relays: Relays::new(relay_seed),
             disco,
             tcp,
             out: TransmitBatch::default(),
@@ -173,71 +174,20 @@ impl Node {
             was_up: false,
         };
         if let Some(key) = stored {
-            node.adopt_key(&key);
+            node.adopt_key(now, &key);
         }
         node
-    }
-
-    /// Tells the node at which UDP addresses it can be reached; control and peers learn of them.
-    pub fn set_endpoints(&mut self, now: Instant, endpoints: Vec<SocketAddr>) {
-        self.endpoints = endpoints;
-        self.publish_network(now);
-    }
-
-    /// A datagram from the UDP socket. Whatever it holds, it costs a counter at worst.
-    pub fn handle_datagram(&mut self, now: Instant, src: SocketAddr, datagram: &[u8]) {
-        self.datagrams_in += 1;
-        let Some(plane) = &mut self.plane else {
-            self.counts.before_netmap += 1;
-            return;
-        };
-        if disco::looks_like_disco(datagram) {
-            plane.paths.handle_datagram(now, src, datagram);
-            return;
-        }
-        let netmap = &self.netmap;
-        let mut is_peer = |key: &NodePublic| netmap.peer(key).is_some();
-        let received =
-            plane
-                .tunnels
-                .handle_datagram(now, src.ip(), datagram, &mut is_peer, &mut self.scratch);
-        match received {
-            Received::Packet {
-                peer,
-                packet,
-                drain,
-            } => {
-                let mut inner = Inner {
-                    netmap,
-                    filter: &mut self.filter,
-                    tcp: &mut self.tcp,
-                    counts: &mut self.counts,
-                };
-                let answer = inner.handle(now, &peer, packet);
-                if drain {
-                    plane.drain(now, &peer, &mut self.out);
-                }
-                if let Some(answer) = answer {
-                    plane.send_packet(now, &peer, &answer, &mut self.out);
-                }
-            }
-            Received::Send { peer, datagram } => {
-                plane.send_datagram(now, &peer, datagram, &mut self.out);
-                plane.drain(now, &peer, &mut self.out);
-            }
-            Received::Keepalive { peer } => plane.drain(now, &peer, &mut self.out),
-            Received::Cookie { datagram } => self.out.push(src, datagram),
-            Received::Nothing => {}
-        }
     }
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.control.handle_timeout(now);
+        self.relays.handle_timeout(now);
         if let Some(plane) = &mut self.plane {
+            let mut exit = Exit::new(&mut self.relays, &mut self.out);
             plane.paths.handle_timeout(now);
-            plane.tick_tunnels(now, &mut self.out);
-            plane.pay_sessions(now, &mut self.out);
+            plane.tick_tunnels(now, &mut exit);
+            plane.pay_sessions(now, &mut exit);
         }
     }
 
@@ -271,6 +221,7 @@ impl Node {
         let Self {
             tcp,
             plane,
+            relays,
             netmap,
             filter,
             out,
@@ -279,6 +230,7 @@ impl Node {
         } = self;
         // Packets come in runs to one peer: look its key up once per run.
         let mut last: Option<(IpAddr, NodePublic)> = None;
+        let mut exit = Exit::new(relays, out);
         tcp.poll(now, &mut |packet| {
             let Some(plane) = plane.as_mut() else { return };
             let Ok(view) = PacketView::parse(packet) else {
@@ -296,7 +248,7 @@ impl Node {
                 }
             };
             filter.note_out(packet);
-            plane.send_packet(now, &peer, packet, out);
+            plane.send_packet(now, &peer, packet, &mut exit);
         });
         self.drain_paths(now);
         while let Some(event) = self.tcp.poll_event() {
@@ -325,6 +277,7 @@ impl Node {
         [
             self.control.poll_timeout(),
             self.tcp.poll_timeout(),
+            self.relays.poll_timeout(),
             plane.and_then(|plane| plane.paths.poll_timeout()),
             plane.and_then(|plane| plane.tunnels.poll_timeout()),
             plane.and_then(|plane| plane.owed.poll_timeout()),
@@ -414,6 +367,7 @@ impl Node {
             held_dropped: plane.map_or(0, |plane| plane.held.dropped()),
             tunnels: plane.map(|plane| plane.tunnels.stats()).unwrap_or_default(),
             paths: plane.map(|plane| plane.paths.stats()).unwrap_or_default(),
+            relays: self.relays.stats(),
             tcp: self.tcp.stats(),
         }
     }
@@ -422,7 +376,7 @@ impl Node {
         while let Some(event) = self.control.poll_event() {
             match event {
                 ControlEvent::NodeKey(key) => {
-                    self.adopt_key(&key);
+                    self.adopt_key(now, &key);
                     self.push_event(NodeEvent::NodeKey(key));
                 }
                 ControlEvent::Map(map) => self.apply_map(now, *map),
@@ -444,17 +398,20 @@ impl Node {
     }
 
     /// A new node key is a new WireGuard identity: tunnels and paths begin anew.
-    fn adopt_key(&mut self, key: &NodePrivate) {
+    fn adopt_key(&mut self, now: Instant, key: &NodePrivate) {
         if self
             .plane
             .as_ref()
-            .is_some_and(|plane| plane.node == key.public())
+            .is_some_and(|plane| plane.node.public() == key.public())
         {
             return;
         }
         let mut seed = [0_u8; 32];
         self.rng.fill_bytes(&mut seed);
         self.plane = Some(Plane::new(key, self.disco.clone(), seed));
+        // A relay knows us by the node key.
+        self.relays.handle_new_key(now);
+        self.equip_plane(now);
     }
 
     fn apply_map(&mut self, now: Instant, map: MapResponse) {
@@ -474,10 +431,15 @@ impl Node {
         if changed.filter || changed.self_node || changed.peers {
             self.filter.replace_rules(self.netmap.rule_set());
         }
+        if changed.derp_map {
+            self.follow_derp_map(now);
+        }
         if (changed.peers || changed.self_node)
             && let Some(plane) = &mut self.plane
         {
-            plane.set_peers(now, &self.netmap);
+            let netmap = &self.netmap;
+            self.relays.retain_peers(|key| netmap.peer(key).is_some());
+            plane.set_peers(now, netmap, self.relays.is_usable());
         }
         // WhoIs was asked when a connection began: it must not go on with someone else, or no one.
         for (remote, owner) in owners {
@@ -504,22 +466,10 @@ impl Node {
         self.netmap.peer(&key).map(|peer| peer.id)
     }
 
-    /// No home region is named: peers would send their first packets to a relay that we do not hear.
-    fn publish_network(&mut self, now: Instant) {
-        let net_info = NetInfo {
-            working_udp: Some(true),
-            ..NetInfo::default()
-        };
-        let endpoints = self
-            .endpoints
-            .iter()
-            .map(|addr| (*addr, ENDPOINT_LOCAL))
-            .collect();
-        self.control.set_network(now, endpoints, net_info);
-    }
-
     fn drain_paths(&mut self, now: Instant) {
+        self.drain_relays(now);
         let Some(plane) = &mut self.plane else { return };
+        let mut exit = Exit::new(&mut self.relays, &mut self.out);
         let mut told = Vec::new();
         while let Some(event) = plane.paths.poll_event() {
             if let PathEvent::Up {
@@ -528,15 +478,15 @@ impl Node {
                 ..
             } = &event
             {
-                plane.path_is_up(now, peer, *asked_by_peer, &mut self.out);
+                plane.path_is_up(now, peer, *asked_by_peer, &mut exit);
             }
             told.push(event);
         }
         while let Some(peer) = plane.paths.poll_revived() {
             plane.owed.owe(now, &peer, false);
         }
-        while let Some((addr, datagram)) = plane.paths.poll_transmit() {
-            self.out.push(addr, &datagram);
+        while let Some((way, datagram)) = plane.paths.poll_transmit() {
+            plane.send_by(now, way, &datagram, &mut exit);
         }
         for event in told {
             self.push_event(NodeEvent::Path(event));

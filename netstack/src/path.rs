@@ -6,11 +6,10 @@
 //!
 //! Order of calls: `set_peers` on each netmap; `handle_datagram` for each disco datagram; `route`
 //! for each WireGuard datagram to be sent; `handle_timeout` at `poll_timeout`; after each of them
-//! `poll_transmit`, `poll_event` and `poll_revived` until `None`. All state is per peer; [`PathEvent`]s of one
+//! `take_wants_endpoints`, `poll_transmit`, `poll_event` and `poll_revived` until `None`. All state is per peer; [`PathEvent`]s of one
 //! peer alternate: up, perhaps moved, down.
 //!
-//! Direct UDP only. A relayed path, when there is one, is a second answer of `route`, beside
-//! `best`; the peer's home region is kept for it.
+//! A relay always works and proves nothing: `route` says whether a datagram is to go over it too, the caller knows which.
 //!
 //! Source: tailscale.com `wgengine/magicsock/{magicsock.go,endpoint.go}`.
 
@@ -27,6 +26,7 @@ use peer::Peer;
 mod choice;
 mod outbox;
 mod peer;
+mod relayed;
 #[cfg(test)]
 mod tests;
 
@@ -95,6 +95,29 @@ pub struct PathStatus {
     pub home_derp: u32,
 }
 
+/// Which way a datagram goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// Over UDP to this address. IPv4 addresses are never IPv4-mapped.
+    Direct(SocketAddr),
+    /// Through a relay.
+    Relay {
+        /// By which region: that of the ping which is answered; `None` for whichever reaches the peer.
+        region: Option<u32>,
+        /// To whom.
+        peer: NodePublic,
+    },
+}
+
+/// Where WireGuard datagrams for a peer go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Route {
+    /// The best address: trusted or, for a few seconds more, no longer trusted and not yet lost.
+    pub direct: Option<SocketAddr>,
+    /// No address is trusted: a copy is to go through a relay, if there is one.
+    pub relayed: bool,
+}
+
 /// Counters since the start; each ignored datagram is in exactly one of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PathStats {
@@ -122,6 +145,14 @@ pub struct PathStats {
     pub unknown_txid: u64,
     /// Call-me-maybes over UDP, where they are not valid.
     pub call_me_maybe_over_udp: u64,
+    /// Call-me-maybes over a relay that were followed.
+    pub calls_received: u64,
+    /// The same that came too soon after another of the peer.
+    pub calls_withheld: u64,
+    /// Handed to `poll_transmit`: call-me-maybes.
+    pub calls_sent: u64,
+    /// Pongs over a relay, which prove nothing.
+    pub pongs_over_relay: u64,
     /// Kinds that we do not speak.
     pub unknown_kind: u64,
     /// Datagrams to send that found the queue full.
@@ -212,7 +243,7 @@ impl Paths {
             .insert(told.node);
         self.peers
             .entry(told.node)
-            .or_insert_with(|| Peer::new(told.disco));
+            .or_insert_with(|| Peer::new(told.node, told.disco));
         self.drive(&told.node, |peer, _| {
             peer.set_disco(told.disco);
             peer.set_home_derp(told.home_derp);
@@ -228,6 +259,7 @@ impl Paths {
             self.leave_group(node, &peer.disco());
             self.changed.insert(*node);
             self.revived.remove(node);
+            self.outbox.calls().forget(node);
         }
     }
 
@@ -298,7 +330,7 @@ impl Paths {
         if group.take_pong(now) {
             let pong = Message::Pong { txid, src };
             let key = group.key(&self.private, sender);
-            if self.outbox.send(key, src, &pong).is_some() {
+            if self.outbox.send(key, Way::Direct(src), &pong).is_some() {
                 self.stats.pongs_sent += 1;
             }
         } else {
@@ -330,14 +362,21 @@ impl Paths {
         } += 1;
     }
 
-    /// Where to send a WireGuard datagram for `peer`: the best address, proven and trusted or, for
-    /// a few seconds more, no longer trusted and not yet lost; `None` when no path is known. Notes
-    /// that the peer is in use, which keeps its path warm, and starts to look for one if needed.
-    pub fn route(&mut self, now: Instant, peer: &NodePublic) -> Option<SocketAddr> {
-        if let Some(trusted) = self.peers.get_mut(peer)?.route_trusted(now) {
-            return Some(trusted);
+    /// Where to send a WireGuard datagram for `peer`; nowhere, if it is none. Notes that the peer is
+    /// in use, which keeps its path warm, and starts to look for one if needed.
+    pub fn route(&mut self, now: Instant, peer: &NodePublic) -> Route {
+        let trusted = self
+            .peers
+            .get_mut(peer)
+            .and_then(|peer| peer.route_trusted(now));
+        if trusted.is_some() {
+            return Route {
+                direct: trusted,
+                relayed: false,
+            };
         }
-        self.drive(peer, |peer, wire| peer.route_untrusted(now, wire))?
+        self.drive(peer, |peer, wire| peer.route_untrusted(now, wire))
+            .unwrap_or_default()
     }
 
     /// Keeps one WireGuard handshake message for `peer`, for which [`Paths::route`] had no answer:
@@ -349,8 +388,8 @@ impl Paths {
         }
     }
 
-    /// The next datagram to send, and where to: disco, or a handshake that was held. IPv4 addresses are never IPv4-mapped.
-    pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+    /// The next datagram to send, and which way: disco, or a handshake that was held.
+    pub fn poll_transmit(&mut self) -> Option<(Way, Vec<u8>)> {
         self.outbox.poll_transmit()
     }
 
@@ -398,6 +437,11 @@ impl Paths {
         self.peers.get(peer).map(Peer::disco)
     }
 
+    /// The DERP region where `peer` listens; 0 for none.
+    pub fn home_of(&self, peer: &NodePublic) -> u32 {
+        self.peers.get(peer).map_or(0, Peer::home_derp)
+    }
+
     /// When [`Paths::handle_timeout`] is next due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)
@@ -425,6 +469,7 @@ impl Paths {
     pub fn stats(&self) -> PathStats {
         PathStats {
             pings_sent: self.outbox.pings_sent(),
+            calls_sent: self.outbox.calls_sent(),
             queue_full: self.outbox.queue_full(),
             ..self.stats
         }

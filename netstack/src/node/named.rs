@@ -5,6 +5,7 @@
 
 use super::status::{DropCounts, NodeStats};
 use crate::path::PathStats;
+use crate::relay::RelayStats;
 use crate::tcpip::TcpStats;
 use crate::wireguard::TunnelStats;
 
@@ -29,6 +30,7 @@ impl NodeStats {
             held_dropped,
             tunnels,
             paths,
+            relays,
             tcp,
         } = *self;
         let mut named = NamedStats::default();
@@ -37,6 +39,7 @@ impl NodeStats {
         named.add_drops(drops);
         named.add_tunnels(tunnels);
         named.add_paths(paths);
+        named.add_relays(relays);
         named.add_tcp(tcp);
         named
     }
@@ -123,6 +126,10 @@ impl NamedStats {
             pongs_withheld,
             unknown_txid,
             call_me_maybe_over_udp,
+            calls_received,
+            calls_withheld,
+            calls_sent,
+            pongs_over_relay,
             unknown_kind,
             queue_full,
         } = paths;
@@ -131,6 +138,8 @@ impl NamedStats {
             ("path_pongs_received", pongs_received),
             ("path_pings_sent", pings_sent),
             ("path_pongs_sent", pongs_sent),
+            ("path_calls_received", calls_received),
+            ("path_calls_sent", calls_sent),
         ]);
         self.dropped.extend([
             ("path_not_disco", not_disco),
@@ -141,9 +150,30 @@ impl NamedStats {
             ("path_pongs_withheld", pongs_withheld),
             ("path_unknown_txid", unknown_txid),
             ("path_call_me_maybe_over_udp", call_me_maybe_over_udp),
+            ("path_calls_withheld", calls_withheld),
+            ("path_pongs_over_relay", pongs_over_relay),
             ("path_unknown_kind", unknown_kind),
             ("path_queue_full", queue_full),
         ]);
+    }
+
+    fn add_relays(&mut self, relays: RelayStats) {
+        let RelayStats {
+            routed,
+            no_relay,
+            received,
+            strangers,
+            failures,
+            peers_gone,
+        } = relays;
+        self.counted.extend([
+            ("relay_routed", routed),
+            ("relay_received", received),
+            ("relay_failures", failures),
+            ("relay_peers_gone", peers_gone),
+        ]);
+        self.dropped
+            .extend([("relay_no_relay", no_relay), ("relay_strangers", strangers)]);
     }
 
     fn add_tcp(&mut self, tcp: TcpStats) {

@@ -1,9 +1,9 @@
 //! The data plane of one node key: tunnels, paths, and datagrams that wait for a path.
 //!
-//! Invariant: a datagram for a peer leaves only for an address that this peer has proven, or waits,
-//! bounded, until there is one. A new node key gets a new plane. Called by `node`.
+//! Invariant: a datagram for a peer leaves only for an address that this peer has proven, or through a relay, or waits,
+//! bounded, until there is a way. A new node key gets a new plane. Called by `node`.
 //!
-//! We hear no relay yet. A peer that has no path sends its handshake nowhere, asks for a path, and
+//! Where no relay is heard, a peer that has no path sends its handshake nowhere, asks for a path, and
 //! tries again only 5 s later, when its callers have given up; so whoever asks gets a handshake of ours, unless its own
 //! comes first (`owed`).
 
@@ -16,12 +16,52 @@ use super::owed::{Debt, Owed};
 use super::transmit::TransmitBatch;
 use crate::key::{DiscoPrivate, NodePrivate, NodePublic};
 use crate::netmap::Netmap;
-use crate::path::{Paths, PeerPath};
+use crate::path::{Paths, PeerPath, Route, Way};
+use crate::relay::Relays;
 use crate::wireguard::{Encapsulated, Tunnels, is_handshake};
+
+/// The ways out: the batch to be sent, and the relays that some of it goes through.
+pub(super) struct Exit<'a> {
+    relays: &'a mut Relays,
+    pub(super) out: &'a mut TransmitBatch,
+}
+
+impl<'a> Exit<'a> {
+    pub(super) fn new(relays: &'a mut Relays, out: &'a mut TransmitBatch) -> Self {
+        Self { relays, out }
+    }
+}
+
+/// Sends a datagram each way that `route` names, or keeps it if there is none.
+fn send(
+    paths: &Paths,
+    held: &mut Held,
+    now: Instant,
+    peer: &NodePublic,
+    route: Route,
+    datagram: &[u8],
+    exit: &mut Exit<'_>,
+) {
+    let mut sent = false;
+    if let Some(addr) = route.direct {
+        exit.out.push(addr, datagram);
+        sent = true;
+    }
+    if route.relayed
+        && exit.relays.is_usable()
+        && let Some(conn) = exit.relays.route(now, peer, paths.home_of(peer))
+    {
+        exit.out.push_relayed(conn, *peer, datagram);
+        sent = true;
+    }
+    if !sent {
+        held.push(now, peer, datagram);
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Plane {
-    pub(super) node: NodePublic,
+    pub(super) node: NodePrivate,
     pub(super) tunnels: Tunnels,
     pub(super) paths: Paths,
     pub(super) held: Held,
@@ -35,7 +75,7 @@ pub(super) struct Plane {
 impl Plane {
     pub(super) fn new(key: &NodePrivate, disco: DiscoPrivate, seed: [u8; 32]) -> Self {
         Self {
-            node: key.public(),
+            node: key.clone(),
             tunnels: Tunnels::new(key),
             paths: Paths::new(disco, key.public(), seed),
             held: Held::default(),
@@ -51,65 +91,100 @@ impl Plane {
         now: Instant,
         peer: &NodePublic,
         packet: &[u8],
-        out: &mut TransmitBatch,
+        exit: &mut Exit<'_>,
     ) {
-        let Self {
-            tunnels,
-            paths,
-            held,
-            scratch,
-            ..
-        } = self;
         let length = |outcome| match outcome {
             Encapsulated::Datagram(len) | Encapsulated::HandshakeStarted(len) => Some(len),
             Encapsulated::Queued | Encapsulated::Dropped => None,
         };
-        if let Some(addr) = paths.route(now, peer) {
-            out.write(addr, DATAGRAM_ROOM, |room| {
+        let route = self.paths.route(now, peer);
+        let Self {
+            tunnels, scratch, ..
+        } = self;
+        if let Some(addr) = route.direct
+            && !route.relayed
+        {
+            exit.out.write(addr, DATAGRAM_ROOM, |room| {
                 length(tunnels.encapsulate(now, peer, packet, room))
             });
         } else if let Some(len) = length(tunnels.encapsulate(now, peer, packet, scratch))
             && let Some(datagram) = scratch.get(..len)
         {
-            held.push(now, peer, datagram);
+            send(
+                &self.paths,
+                &mut self.held,
+                now,
+                peer,
+                route,
+                datagram,
+                exit,
+            );
         }
     }
 
-    /// Sends a finished WireGuard datagram, or keeps it until a path is known.
+    /// Sends a finished WireGuard datagram, or keeps it until there is a way.
     pub(super) fn send_datagram(
         &mut self,
         now: Instant,
         peer: &NodePublic,
         datagram: &[u8],
-        out: &mut TransmitBatch,
+        exit: &mut Exit<'_>,
     ) {
-        match self.paths.route(now, peer) {
-            Some(addr) => out.push(addr, datagram),
-            None => self.held.push(now, peer, datagram),
-        }
+        let route = self.paths.route(now, peer);
+        send(
+            &self.paths,
+            &mut self.held,
+            now,
+            peer,
+            route,
+            datagram,
+            exit,
+        );
     }
 
-    /// Sends the packets that waited for the session which has just come up.
-    pub(super) fn drain(&mut self, now: Instant, peer: &NodePublic, out: &mut TransmitBatch) {
-        while let Some(datagram) = self.tunnels.drain(peer, &mut self.scratch) {
-            match self.paths.route(now, peer) {
-                Some(addr) => out.push(addr, datagram),
-                None => self.held.push(now, peer, datagram),
+    /// Sends what the paths have to say.
+    pub(super) fn send_by(&self, now: Instant, way: Way, datagram: &[u8], exit: &mut Exit<'_>) {
+        match way {
+            Way::Direct(addr) => exit.out.push(addr, datagram),
+            Way::Relay { region, peer } => {
+                let conn = match region {
+                    Some(region) => exit.relays.answer_by(now, region),
+                    None => exit.relays.route(now, &peer, self.paths.home_of(&peer)),
+                };
+                if let Some(conn) = conn {
+                    exit.out.push_relayed(conn, peer, datagram);
+                }
             }
         }
     }
 
+    /// Sends the packets that waited for the session which has just come up.
+    pub(super) fn drain(&mut self, now: Instant, peer: &NodePublic, exit: &mut Exit<'_>) {
+        while let Some(datagram) = self.tunnels.drain(peer, &mut self.scratch) {
+            let route = self.paths.route(now, peer);
+            send(
+                &self.paths,
+                &mut self.held,
+                now,
+                peer,
+                route,
+                datagram,
+                exit,
+            );
+        }
+    }
+
     /// Lets WireGuard's timers run: rekeys, keepalives, handshake retries.
-    pub(super) fn tick_tunnels(&mut self, now: Instant, out: &mut TransmitBatch) {
+    pub(super) fn tick_tunnels(&mut self, now: Instant, exit: &mut Exit<'_>) {
         let Self {
             tunnels,
             paths,
             held,
             ..
         } = self;
-        tunnels.handle_timeout(now, &mut |peer, datagram| match paths.route(now, peer) {
-            Some(addr) => out.push(addr, datagram),
-            None => held.push(now, peer, datagram),
+        tunnels.handle_timeout(now, &mut |peer, datagram| {
+            let route = paths.route(now, peer);
+            send(paths, held, now, peer, route, datagram, exit);
         });
     }
 
@@ -120,13 +195,13 @@ impl Plane {
         now: Instant,
         peer: &NodePublic,
         asked_by_peer: bool,
-        out: &mut TransmitBatch,
+        exit: &mut Exit<'_>,
     ) {
         let waiting = self.held.take(now, peer);
         let restarted = self.restarted.remove(peer);
         let shakes_hands = waiting.iter().any(|datagram| is_handshake(datagram));
         for datagram in waiting {
-            self.send_datagram(now, peer, &datagram, out);
+            self.send_datagram(now, peer, &datagram, exit);
         }
         if !shakes_hands && (restarted || asked_by_peer) {
             self.owed.owe(now, peer, restarted);
@@ -134,7 +209,7 @@ impl Plane {
     }
 
     /// Begins the sessions that are due and that their peers have not begun themselves.
-    pub(super) fn pay_sessions(&mut self, now: Instant, out: &mut TransmitBatch) {
+    pub(super) fn pay_sessions(&mut self, now: Instant, exit: &mut Exit<'_>) {
         for debt in self.owed.take_due(now) {
             let Debt {
                 peer,
@@ -144,7 +219,7 @@ impl Plane {
             let status = self.tunnels.status(&peer);
             let last = status.and_then(|status| status.last_handshake);
             if last.is_none_or(|last| last < since) {
-                self.begin_session(now, &peer, restarted, out);
+                self.begin_session(now, &peer, restarted, exit);
             }
         }
     }
@@ -156,28 +231,32 @@ impl Plane {
         now: Instant,
         peer: &NodePublic,
         restarted: bool,
-        out: &mut TransmitBatch,
+        exit: &mut Exit<'_>,
     ) {
         let Self {
-            tunnels,
-            paths,
-            scratch,
-            ..
+            tunnels, scratch, ..
         } = self;
         let initiation = if restarted {
             tunnels.renew(now, peer, scratch)
         } else {
             tunnels.initiate(now, peer, scratch)
         };
-        if let Some(datagram) = initiation
-            && let Some(addr) = paths.route(now, peer)
-        {
-            out.push(addr, datagram);
+        if let Some(datagram) = initiation {
+            let route = self.paths.route(now, peer);
+            send(
+                &self.paths,
+                &mut self.held,
+                now,
+                peer,
+                route,
+                datagram,
+                exit,
+            );
         }
     }
 
     /// Follows the netmap: peers that left lose tunnel, path and what waited for them.
-    pub(super) fn set_peers(&mut self, now: Instant, netmap: &Netmap) {
+    pub(super) fn set_peers(&mut self, now: Instant, netmap: &Netmap, has_relay: bool) {
         let peers: Vec<PeerPath> = netmap
             .peers()
             .map(|peer| PeerPath {
@@ -196,6 +275,12 @@ impl Plane {
             }
         }
         self.paths.set_peers(now, &peers);
+        if has_relay {
+            // A relay reaches the new process at once.
+            for peer in std::mem::take(&mut self.restarted) {
+                self.owed.owe(now, &peer, true);
+            }
+        }
         let keep = |key: &NodePublic| netmap.peer(key).is_some();
         self.restarted.retain(keep);
         self.owed.retain(keep);

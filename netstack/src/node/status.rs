@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::key::NodePublic;
 use crate::path::PathStats;
+use crate::relay::RelayStats;
 use crate::tcpip::TcpStats;
 use crate::wireguard::TunnelStats;
 
@@ -40,6 +41,8 @@ pub struct NodeStats {
     pub tunnels: TunnelStats,
     /// Counters of disco: dropped datagrams by reason.
     pub paths: PathStats,
+    /// Counters of the relays.
+    pub relays: RelayStats,
     /// Counters of TCP.
     pub tcp: TcpStats,
 }

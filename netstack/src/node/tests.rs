@@ -13,6 +13,7 @@ use crate::tcpip::{CloseReason, TcpConfig, TcpError};
 
 mod flood;
 mod forgetful_peer;
+mod relayed;
 
 /// One end of the wire.
 struct Host {
@@ -30,6 +31,8 @@ struct Wire {
     /// own clock.
     lose: fn(usize) -> bool,
     carried: usize,
+    relay: relayed::Relay,
+    udp_is_cut: bool,
 }
 
 fn host(n: u8) -> Host {
@@ -121,6 +124,8 @@ impl Wire {
             hosts,
             lose: |_| false,
             carried: 0,
+            relay: relayed::Relay::default(),
+            udp_is_cut: false,
         }
     }
 
@@ -137,6 +142,7 @@ impl Wire {
                 while node.poll_control(now).is_some() {}
                 let mut batch = TransmitBatch::default();
                 self.hosts[from].node.take_transmits(&mut batch);
+                any |= self.carry_relayed(from, &mut batch);
                 for run in batch.iter() {
                     for datagram in run.contents.chunks(run.segment_bytes) {
                         any = true;
@@ -149,6 +155,7 @@ impl Wire {
                             .position(|host| host.addr == run.destination);
                         let src = self.hosts[from].addr;
                         if let Some(to) = to
+                            && !self.udp_is_cut
                             && !(is_data && (self.lose)(self.carried))
                         {
                             self.hosts[to].node.handle_datagram(self.now, src, datagram);
@@ -336,8 +343,12 @@ fn a_ping_inside_the_tunnel_is_answered() {
     echo.extend_from_slice(&icmp);
     let (now, peer) = (wire.now, wire.hosts[1].key.public());
     let Host { node, .. } = &mut wire.hosts[0];
-    let Node { plane, out, .. } = node;
-    plane.as_mut().unwrap().send_packet(now, &peer, &echo, out);
+    let Node {
+        plane, relays, out, ..
+    } = node;
+    let mut exit = Exit::new(relays, out);
+    let plane = plane.as_mut().unwrap();
+    plane.send_packet(now, &peer, &echo, &mut exit);
     let before = wire.hosts[0].node.stats().tcp.packets_in;
     wire.settle();
     assert_eq!(

@@ -1,10 +1,15 @@
-//! Outgoing datagrams of one batch, laid out for the kernel's segmentation offload.
+//! Outgoing datagrams of one batch: those over UDP laid out for the kernel's segmentation offload, and those for relays.
 //!
 //! Invariant: datagrams leave in the order in which they were written, and a run shares one address
 //! and one size (only its last may be shorter), so each run is one `sendmsg` with UDP_SEGMENT.
 //! Filled by `node`, emptied by `io/driver.rs`.
 
 use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+use crate::key::NodePublic;
+use crate::relay::RelayConn;
 
 /// Segments of one run at the most; the kernel takes 64 (UDP_MAX_SEGMENTS), less leaves a margin.
 const RUN_SEGMENTS_MAX: usize = 48;
@@ -26,6 +31,20 @@ pub struct Transmit<'a> {
     pub segment_bytes: usize,
 }
 
+/// Datagrams of one batch that go through relays at the most; more are dropped, as the relay's own short queue would.
+const RELAYED_MAX: usize = 4096;
+
+/// A datagram that is to go through a relay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relayed {
+    /// Through which connection.
+    pub conn: RelayConn,
+    /// To whom.
+    pub peer: NodePublic,
+    /// The datagram.
+    pub packet: Bytes,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Run {
     destination: SocketAddr,
@@ -42,6 +61,7 @@ struct Run {
 pub struct TransmitBatch {
     bytes: Vec<u8>,
     runs: Vec<Run>,
+    relayed: Vec<Relayed>,
     dropped: u64,
 }
 
@@ -114,7 +134,25 @@ impl TransmitBatch {
         })
     }
 
-    /// Whether there is nothing to send.
+    /// Appends a datagram that goes through a relay.
+    pub fn push_relayed(&mut self, conn: RelayConn, peer: NodePublic, datagram: &[u8]) {
+        if self.relayed.len() >= RELAYED_MAX {
+            self.dropped += 1;
+            return;
+        }
+        self.relayed.push(Relayed {
+            conn,
+            peer,
+            packet: Bytes::copy_from_slice(datagram),
+        });
+    }
+
+    /// Takes what goes through relays, oldest first.
+    pub fn drain_relayed(&mut self) -> impl Iterator<Item = Relayed> + '_ {
+        self.relayed.drain(..)
+    }
+
+    /// Whether there is nothing to send over UDP.
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
@@ -123,6 +161,7 @@ impl TransmitBatch {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.runs.clear();
+        self.relayed.clear();
     }
 
     /// Datagrams that did not fit, since the batch was made.

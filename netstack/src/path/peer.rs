@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::PathStatus;
 use super::choice::better;
 use super::outbox::Wire;
+use super::{PathStatus, Route, Way};
 use crate::disco::TxId;
-use crate::key::DiscoPublic;
+use crate::key::{DiscoPublic, NodePublic};
 
 /// Between pings to the best address while the peer is in use.
 pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
@@ -21,6 +21,10 @@ pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
 pub(super) const TRUST: Duration = Duration::from_millis(6500);
 /// After this a ping is taken for lost.
 pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two calls, over a relay, for a peer to ping us.
+pub(super) const CALL_INTERVAL_MIN: Duration = Duration::from_secs(5);
+/// Between two calls of a peer that are followed: each may have us ping a hundred addresses of its choice.
+pub(super) const CALL_HEEDED_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// Between discovery pings to one candidate.
 pub(super) const PING_INTERVAL_MIN: Duration = Duration::from_secs(5);
 /// The same while no path is known, doubling with each round up to [`PING_INTERVAL_MIN`]: a peer that
@@ -57,6 +61,8 @@ pub(super) struct Best {
 #[derive(Debug, Default)]
 struct Candidate {
     from_netmap: bool,
+    /// The peer's last call named it.
+    from_call: bool,
     /// The last valid ping from there: its id, to tell doubles, and when.
     heard: Option<(TxId, Instant)>,
     pinged_at: Option<Instant>,
@@ -75,6 +81,7 @@ struct SentPing {
 pub(super) struct Peer {
     /// What `path` last noted as this peer's deadline; its business alone.
     pub(super) armed: Option<Instant>,
+    node: NodePublic,
     disco: DiscoPublic,
     home_derp: u32,
     candidates: BTreeMap<SocketAddr, Candidate>,
@@ -92,12 +99,16 @@ pub(super) struct Peer {
     held: Option<(Instant, Vec<u8>)>,
     /// See [`Peer::take_revived`].
     revived: bool,
+    /// When we last called it, and when a call of its own was last followed.
+    called_at: Option<Instant>,
+    heeded_at: Option<Instant>,
 }
 
 impl Peer {
-    pub(super) fn new(disco: DiscoPublic) -> Self {
+    pub(super) fn new(node: NodePublic, disco: DiscoPublic) -> Self {
         Self {
             armed: None,
+            node,
             disco,
             home_derp: 0,
             candidates: BTreeMap::new(),
@@ -110,6 +121,8 @@ impl Peer {
             quiet_until: None,
             held: None,
             revived: false,
+            called_at: None,
+            heeded_at: None,
         }
     }
 
@@ -131,6 +144,10 @@ impl Peer {
         }
     }
 
+    pub(super) fn home_derp(&self) -> u32 {
+        self.home_derp
+    }
+
     pub(super) fn set_home_derp(&mut self, region: u32) {
         self.home_derp = region;
     }
@@ -143,11 +160,61 @@ impl Peer {
         self.disco = disco;
         self.best = None;
         self.sent.clear();
+        self.forget_pings();
+    }
+
+    /// The network has changed under us: nothing that was proven holds.
+    pub(super) fn unprove(&mut self) {
+        self.best = None;
+        self.sent.clear();
+        self.called_at = None;
+        self.forget_pings();
+    }
+
+    /// The system says that `addr` cannot be reached.
+    pub(super) fn handle_unreachable(&mut self, addr: &SocketAddr) {
+        if self.best.is_some_and(|best| best.addr == *addr) {
+            self.best = None;
+        }
+        self.sent.retain(|ping| ping.to != *addr);
+    }
+
+    fn forget_pings(&mut self) {
         self.rounds = 0;
         self.quiet_until = None;
         for candidate in self.candidates.values_mut() {
             candidate.pinged_at = None;
         }
+    }
+
+    /// The peer asks, over its relay, to be pinged at these addresses; it has just sent towards us from each. Whether it was heeded.
+    pub(super) fn handle_call(
+        &mut self,
+        now: Instant,
+        endpoints: impl Iterator<Item = SocketAddr>,
+        wire: &mut Wire<'_>,
+    ) -> bool {
+        if self
+            .heeded_at
+            .is_some_and(|at| now < at + CALL_HEEDED_INTERVAL_MIN)
+        {
+            return false;
+        }
+        self.heeded_at = Some(now);
+        for candidate in self.candidates.values_mut() {
+            candidate.from_call = false;
+        }
+        for addr in endpoints.filter(usable).filter(|addr| !is_link_local(addr)) {
+            if let Some(candidate) = self.candidate(now, addr) {
+                candidate.from_call = true;
+            }
+        }
+        self.sweep(now);
+        self.forget_pings();
+        self.last_round = Some(now);
+        // No call in return, or two nodes would call each other for ever.
+        self.ping_all(now, wire);
+        true
     }
 
     /// The netmap's endpoints, all of them.
@@ -231,7 +298,7 @@ impl Peer {
         if let (Some(best), Some((at, datagram))) = (self.best, self.held.take())
             && now < at + HELD_LIFETIME
         {
-            wire.outbox.forward(best.addr, datagram);
+            wire.outbox.forward(Way::Direct(best.addr), datagram);
         }
         true
     }
@@ -257,11 +324,7 @@ impl Peer {
     }
 
     /// The other half: starts the heartbeat and, while nothing is trusted, discovery.
-    pub(super) fn route_untrusted(
-        &mut self,
-        now: Instant,
-        wire: &mut Wire<'_>,
-    ) -> Option<SocketAddr> {
+    pub(super) fn route_untrusted(&mut self, now: Instant, wire: &mut Wire<'_>) -> Route {
         self.last_send = Some(now);
         if self.heartbeat_at.is_none() {
             self.rounds = 0;
@@ -272,7 +335,11 @@ impl Peer {
         if self.heartbeat_at.is_none() {
             self.heartbeat_at = Some(now + self.heartbeat_interval());
         }
-        self.best.map(|best| best.addr)
+        Route {
+            direct: self.best.map(|best| best.addr),
+            // Of the two copies WireGuard's window drops one.
+            relayed: !self.trusts_best(now),
+        }
     }
 
     /// When [`Peer::handle_timeout`] is next due.
@@ -345,6 +412,29 @@ impl Peer {
         }
         self.sweep(now);
         self.last_round = Some(now);
+        self.ping_all(now, wire);
+        self.call(now, wire);
+    }
+
+    /// Has the peer ping us, also when we know no address of it: it may be the one that can be reached only from within.
+    fn call(&mut self, now: Instant, wire: &mut Wire<'_>) {
+        let is_due = self
+            .called_at
+            .is_none_or(|at| now >= at + CALL_INTERVAL_MIN);
+        if is_due && wire.call(now, self.node, &self.disco) {
+            self.called_at = Some(now);
+        }
+    }
+
+    /// Our endpoints are fresh now, and the peer waits to hear of them.
+    pub(super) fn call_waiting(&mut self, now: Instant, wire: &mut Wire<'_>) {
+        if !self.trusts_best(now) && wire.call(now, self.node, &self.disco) {
+            self.called_at = Some(now);
+        }
+    }
+
+    /// Pings every candidate that was not pinged of late.
+    fn ping_all(&mut self, now: Instant, wire: &mut Wire<'_>) {
         let mut due: Vec<SocketAddr> = self.candidates.keys().copied().collect();
         due.retain(|addr| self.may_ping(now, addr));
         for addr in &due {
@@ -412,7 +502,9 @@ impl Peer {
         let best = self.best.map(|best| best.addr);
         self.candidates
             .iter()
-            .filter(|(addr, candidate)| !candidate.from_netmap && Some(**addr) != best)
+            .filter(|(addr, candidate)| {
+                !candidate.from_netmap && !candidate.from_call && Some(**addr) != best
+            })
             .min_by_key(|(_, candidate)| candidate.heard.map(|(_, at)| at))
             .map(|(addr, _)| *addr)
     }
@@ -423,12 +515,18 @@ impl Peer {
         let best = self.best.map(|best| best.addr);
         self.candidates.retain(|addr, candidate| {
             candidate.from_netmap
+                || candidate.from_call
                 || Some(*addr) == best
                 || candidate
                     .heard
                     .is_some_and(|(_, at)| now < at + HEARD_LIFETIME)
         });
     }
+}
+
+/// What only the sender's own link knows; the reference ignores it in a call.
+fn is_link_local(addr: &SocketAddr) -> bool {
+    matches!(addr.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 /// Whether an address can be pinged at all.

@@ -10,6 +10,7 @@ use super::*;
 use crate::key::NodePrivate;
 
 mod cold_start;
+mod relayed;
 
 fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
@@ -49,6 +50,16 @@ impl Side {
     }
 
     fn sent(&mut self) -> Vec<(SocketAddr, Vec<u8>)> {
+        self.sent_any_way()
+            .into_iter()
+            .map(|(way, datagram)| match way {
+                Way::Direct(to) => (to, datagram),
+                Way::Relay { .. } => panic!("there is no relay"),
+            })
+            .collect()
+    }
+
+    fn sent_any_way(&mut self) -> Vec<(Way, Vec<u8>)> {
         std::iter::from_fn(|| self.paths.poll_transmit()).collect()
     }
 
@@ -105,7 +116,7 @@ fn run_cut_off(a: &mut Side, end: Instant) -> usize {
 #[test]
 fn a_first_send_finds_the_path_in_both_directions() {
     let (mut a, mut b, now) = pair();
-    assert_eq!(a.paths.route(now, &b.node), None);
+    assert_eq!(a.paths.route(now, &b.node).direct, None);
     exchange(now, &mut a, &mut b);
     assert_eq!(
         a.events(),
@@ -126,8 +137,8 @@ fn a_first_send_finds_the_path_in_both_directions() {
             asked_by_peer: true
         }]
     );
-    assert_eq!(a.paths.route(now, &b.node), Some(b.at));
-    assert_eq!(b.paths.route(now, &a.node), Some(a.at));
+    assert_eq!(a.paths.route(now, &b.node).direct, Some(b.at));
+    assert_eq!(b.paths.route(now, &a.node).direct, Some(a.at));
     let status = a.paths.status(&b.node).unwrap();
     assert_eq!(status.trusted_until, Some(now + TRUST));
     assert_eq!((status.candidates, status.home_derp), (1, 1));
@@ -167,11 +178,11 @@ fn a_cut_path_is_given_up_once_trust_and_a_ping_have_run_out_and_found_again_whe
 
     // No longer trusted, not yet lost: still used.
     run_cut_off(&mut a, now + TRUST);
-    assert_eq!(a.paths.route(now + TRUST, &b.node), Some(b.at));
+    assert_eq!(a.paths.route(now + TRUST, &b.node).direct, Some(b.at));
     assert_eq!(a.events(), []);
     let lost_at = now + HEARTBEAT_INTERVAL + PING_TIMEOUT;
     run_cut_off(&mut a, lost_at);
-    assert_eq!(a.paths.route(lost_at, &b.node), None);
+    assert_eq!(a.paths.route(lost_at, &b.node).direct, None);
     assert_eq!(a.events(), [PathEvent::Down { peer: b.node }]);
 
     // The next round of discovery finds it again.
@@ -193,7 +204,7 @@ fn without_a_path_rounds_of_pings_grow_rarer_however_much_is_sent() {
     a.paths.set_peers(now, &[b.told(&others)]);
     let mut rounds = Vec::new();
     for step in 0..20_000 {
-        assert_eq!(a.paths.route(now + ms(step), &b.node), None);
+        assert_eq!(a.paths.route(now + ms(step), &b.node).direct, None);
         match a.sent().len() {
             0 => {}
             sent => {
@@ -340,7 +351,10 @@ fn strangers_call_me_maybes_and_unknown_kinds_are_counted_and_ignored() {
 
     assert_eq!(a.sent(), []);
     assert_eq!(a.paths.status(&b.node).unwrap().candidates, 1);
-    assert_eq!(a.paths.route(now, &NodePublic::from_bytes([1; 32])), None);
+    assert_eq!(
+        a.paths.route(now, &NodePublic::from_bytes([1; 32])).direct,
+        None
+    );
 }
 
 #[test]
@@ -453,7 +467,7 @@ fn a_new_disco_key_unproves_the_path_and_an_unchanged_netmap_does_not() {
     exchange(now, &mut a, &mut b);
     a.events();
     a.paths.set_peers(now, &[b.told(&[b.at])]);
-    assert_eq!(a.paths.route(now, &b.node), Some(b.at));
+    assert_eq!(a.paths.route(now, &b.node).direct, Some(b.at));
     assert_eq!(a.events(), []);
 
     let restarted = Side {
@@ -468,9 +482,9 @@ fn a_new_disco_key_unproves_the_path_and_an_unchanged_netmap_does_not() {
     b.paths.set_peers(now, &[a.told(&[a.at])]);
     a.paths.set_peers(now, &[b.told(&[b.at])]);
     assert_eq!(a.events(), [PathEvent::Down { peer: b.node }]);
-    assert_eq!(a.paths.route(now, &b.node), None);
+    assert_eq!(a.paths.route(now, &b.node).direct, None);
     exchange(now, &mut a, &mut b);
-    assert_eq!(a.paths.route(now, &b.node), Some(b.at));
+    assert_eq!(a.paths.route(now, &b.node).direct, Some(b.at));
     assert_eq!(a.paths.groups.len(), 1);
 }
 
@@ -486,7 +500,7 @@ fn a_peer_that_leaves_or_has_no_disco_key_has_no_path() {
     };
     a.paths.set_peers(now, &[keyless]);
     assert_eq!(a.events(), [PathEvent::Down { peer: b.node }]);
-    assert_eq!(a.paths.route(now, &b.node), None);
+    assert_eq!(a.paths.route(now, &b.node).direct, None);
     assert_eq!(a.paths.status(&b.node), None);
     assert_eq!(a.paths.poll_timeout(), None);
     assert!(a.paths.groups.is_empty());
@@ -505,7 +519,7 @@ fn two_nodes_behind_one_disco_key_are_told_apart_by_the_ping_and_the_txid() {
     // Ours to b proves b alone.
     a.paths.route(now, &b.node);
     exchange(now, &mut a, &mut b);
-    assert_eq!(a.paths.route(now, &b.node), Some(b.at));
+    assert_eq!(a.paths.route(now, &b.node).direct, Some(b.at));
     assert_eq!(a.paths.status(&second).unwrap().best, None);
     // A ping without a node key is answered, but could be of either: no ping in return.
     a.paths.set_peers(now, &[other.clone(), b.told(&[])]);
@@ -519,40 +533,6 @@ fn two_nodes_behind_one_disco_key_are_told_apart_by_the_ping_and_the_txid() {
     }
     a.paths.set_peers(now, &[other]);
     assert_eq!(a.paths.groups.len(), 1);
-}
-
-#[test]
-fn a_held_handshake_goes_out_with_the_first_pong_unless_it_is_old_or_no_handshake() {
-    for (bytes, wait, goes_out) in [
-        (148, 0, true),
-        (148, 4999, true),
-        (148, 5000, false),
-        (149, 0, false),
-    ] {
-        let (mut a, mut b, now) = pair();
-        let held = vec![1; bytes];
-        a.paths.hold(now, &b.node, &held);
-        let later = now + ms(wait);
-        assert_eq!(a.paths.route(later, &b.node), None);
-        let (_, ping) = a.sent().remove(0);
-        b.paths.handle_datagram(later, a.at, &ping);
-        let (_, pong) = b.sent().remove(0);
-        a.paths.handle_datagram(later, b.at, &pong);
-        let sent = a.sent();
-        assert_eq!(
-            sent.contains(&(b.at, held.clone())),
-            goes_out,
-            "{bytes} bytes, {wait} ms"
-        );
-        // With a path known there is nothing to hold for.
-        a.paths.hold(later, &b.node, &held[..100]);
-        a.paths.route(later + PING_INTERVAL_MIN + TRUST, &b.node);
-        assert!(
-            a.sent()
-                .iter()
-                .all(|(_, datagram)| *datagram != held[..100])
-        );
-    }
 }
 
 #[test]

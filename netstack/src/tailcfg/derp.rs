@@ -68,7 +68,7 @@ pub struct DerpRegion {
 }
 
 /// One relay server of a region.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct DerpNode {
     /// Unique name, for people.

@@ -143,7 +143,7 @@ fn a_ping_after_a_silence_costs_no_handshake_while_the_session_lasts() {
         .iter()
         .flat_map(|host| &host.sent)
         .filter(|datagram| {
-            crate::wireguard::is_handshake(datagram) && !disco::looks_like_disco(datagram)
+            crate::wireguard::is_handshake(datagram) && !crate::disco::looks_like_disco(datagram)
         });
     assert_eq!(handshakes.count(), 0);
 }

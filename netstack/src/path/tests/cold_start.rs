@@ -31,7 +31,7 @@ impl Node {
         datagram: &[u8],
         wire: &mut Vec<(SocketAddr, Vec<u8>)>,
     ) {
-        match self.side.paths.route(now, &self.peer) {
+        match self.side.paths.route(now, &self.peer).direct {
             Some(to) => wire.push((to, datagram.to_vec())),
             None => {
                 self.pathless += 1;
@@ -146,7 +146,7 @@ fn a_peer_that_hears_of_us_a_moment_later_is_reached_a_moment_later() {
     let mut a = Side::new(0x10, "192.0.2.1:41641");
     let mut b = Side::new(0x20, "192.0.2.2:41641");
     a.paths.set_peers(now, &[b.told(&[b.at])]);
-    assert_eq!(a.paths.route(now, &b.node), None);
+    assert_eq!(a.paths.route(now, &b.node).direct, None);
     exchange(now, &mut a, &mut b);
     assert_eq!(b.paths.stats().unknown_sender, 1);
     b.paths.set_peers(now, &[a.told(&[a.at])]);
@@ -155,8 +155,42 @@ fn a_peer_that_hears_of_us_a_moment_later_is_reached_a_moment_later() {
     assert_eq!(at, now + FIRST_PING_INTERVAL);
     a.paths.handle_timeout(at);
     exchange(at, &mut a, &mut b);
-    assert_eq!(a.paths.route(at, &b.node), Some(b.at));
-    assert_eq!(b.paths.route(at, &a.node), Some(a.at));
+    assert_eq!(a.paths.route(at, &b.node).direct, Some(b.at));
+    assert_eq!(b.paths.route(at, &a.node).direct, Some(a.at));
     // From then on it beats as any other.
     assert_eq!(a.paths.poll_timeout(), Some(at + HEARTBEAT_INTERVAL));
+}
+
+#[test]
+fn a_held_handshake_goes_out_with_the_first_pong_unless_it_is_old_or_no_handshake() {
+    for (bytes, wait, goes_out) in [
+        (148, 0, true),
+        (148, 4999, true),
+        (148, 5000, false),
+        (149, 0, false),
+    ] {
+        let (mut a, mut b, now) = pair();
+        let held = vec![1; bytes];
+        a.paths.hold(now, &b.node, &held);
+        let later = now + ms(wait);
+        assert_eq!(a.paths.route(later, &b.node).direct, None);
+        let (_, ping) = a.sent().remove(0);
+        b.paths.handle_datagram(later, a.at, &ping);
+        let (_, pong) = b.sent().remove(0);
+        a.paths.handle_datagram(later, b.at, &pong);
+        let sent = a.sent();
+        assert_eq!(
+            sent.contains(&(b.at, held.clone())),
+            goes_out,
+            "{bytes} bytes, {wait} ms"
+        );
+        // With a path known there is nothing to hold for.
+        a.paths.hold(later, &b.node, &held[..100]);
+        a.paths.route(later + PING_INTERVAL_MIN + TRUST, &b.node);
+        assert!(
+            a.sent()
+                .iter()
+                .all(|(_, datagram)| *datagram != held[..100])
+        );
+    }
 }
