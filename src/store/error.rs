@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::ids::{JournalNumber, RecordingId};
+use crate::ids::{JournalNumber, RecordingId, StoreId};
 use crate::recording::compression::CompressionError;
 use crate::recording::frame::FrameError;
 use crate::recording::journal_object::ObjectError;
@@ -106,6 +106,26 @@ pub enum StoreError {
     ForeignObject {
         /// The object.
         name: String,
+    },
+    /// The store holds what recorders have written, and not the id under which they did.
+    #[error("store/id is gone, but {name} stands in the store: {}", restore(named.as_ref()))]
+    StoreIdLost {
+        /// What stands there.
+        name: String,
+        /// The id that it names.
+        named: Option<StoreId>,
+    },
+    /// An opener says that it is of another store than the one it stands in.
+    #[error(
+        "store/id says {present}, but {name} says {named}: one of them was changed, or comes from another store"
+    )]
+    StoreIdDiffers {
+        /// The id that stands in the store.
+        present: StoreId,
+        /// The opener.
+        name: String,
+        /// The id that it names.
+        named: StoreId,
     },
     /// A journal object could not be made or read.
     #[error("journal object {name}")]
@@ -373,6 +393,12 @@ impl StoreError {
             | Self::EventLine(_) => {
                 "what is stored was changed or is damaged: restore it from a copy, or use the version that wrote it"
             }
+            Self::StoreIdLost { .. } => {
+                "restore store/id from a backup, or write to it the id that the error names, and a newline; while it is gone nothing is written"
+            }
+            Self::StoreIdDiffers { .. } => {
+                "restore store/id from a backup, or write to it the id that the opener names, and a newline; if the opener came from another store, move its directory back there"
+            }
             Self::NotFound { .. } => {
                 "look for its id with `tailtape ls`; a recording is listed once it has ended"
             }
@@ -400,6 +426,13 @@ impl StoreError {
     #[must_use]
     pub fn with_causes(&self) -> String {
         tell::with_causes(self)
+    }
+}
+
+fn restore(named: Option<&StoreId>) -> String {
+    match named {
+        Some(id) => format!("restore store/id from a backup, or write to it {id} and a newline"),
+        None => "restore store/id from a backup".to_owned(),
     }
 }
 

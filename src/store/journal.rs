@@ -13,15 +13,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 use super::create::{Created, Patience, RETRY_PAUSE};
 use super::error::StoreError;
+use super::opener::Opener;
 use super::pace::Pace;
 use super::repeats::Repeats;
 use super::state::{Batch, BatchItem, Move, ObjectPlace, Placed};
-use super::{Shared, compaction, layout};
-use crate::ids::{EpochId, JournalNumber, LogKey, RecorderId, RecordingId, StoreId, StreamOffset};
+use super::{Shared, compaction, layout, store_id};
+use crate::ids::{EpochId, JournalNumber, RecordingId, StreamOffset};
 use crate::recording::compression::Compressor;
 use crate::recording::frame::{FRAME_PLAIN_BYTES_MAX, FrameKind};
 use crate::recording::journal_object::{
@@ -45,18 +45,6 @@ const CLOSE_TRIES: u32 = 3;
 
 /// How often the disk is asked for its room while recordings are open and nothing is committed.
 const DISK_LOOK_INTERVAL: Duration = Duration::from_secs(5);
-
-/// The JSON in an opener, object 0 of an epoch.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct OpenerRecord {
-    version: u32,
-    recorder: RecorderId,
-    log_key: LogKey,
-    epoch: EpochId,
-    store_id: StoreId,
-    /// The epoch that this recorder knew to be its last; absent at the first, or when none was found.
-    previous_epoch: Option<EpochId>,
-}
 
 /// The journal's one writer.
 pub(super) struct Committer {
@@ -483,42 +471,14 @@ async fn claim(
     let id = shared.draw(|rng| EpochId::random(started_ms, rng));
     // Before it exists, so that our own recovery never takes it for a dead one.
     shared.note_own_epoch(id);
-    let recorder = shared.config.recorder();
-    let record = OpenerRecord {
-        version: 1,
-        recorder,
+    let opener = Opener {
         log_key: shared.config.log_key,
         epoch: id,
         store_id: shared.store_id,
         previous_epoch: previous,
     };
-    let record = serde_json::to_vec(&record).map_err(|source| StoreError::Json {
-        what: "an opener",
-        source,
-    })?;
-    let number = JournalNumber::OPENER;
-    let name = layout::journal_object(&recorder, &id, number);
-    let header = ObjectHeader {
-        recorder,
-        epoch: id,
-        number,
-        previous: [0; 32],
-        oldest_needed: number.next(),
-    };
-    let mut writer = ObjectWriter::new(&header);
-    writer
-        .push(
-            None,
-            FrameKind::Opener,
-            RecordingId::from_bytes([0; 10]),
-            StreamOffset(0),
-            &record,
-        )
-        .map_err(|source| StoreError::Journal {
-            name: name.to_string(),
-            source,
-        })?;
-    let (bytes, digest) = writer.finish();
+    let name = opener.name();
+    let (bytes, digest) = opener.encode()?;
     match shared
         .objects
         .create(&name, &bytes, patience, &shared.journal_puts)
@@ -542,28 +502,15 @@ async fn claim(
     Ok(Epoch {
         id,
         index,
-        next: number.next(),
+        next: JournalNumber::OPENER.next(),
         previous: digest,
-        trimmed: number.next(),
+        trimmed: JournalNumber::OPENER.next(),
     })
 }
 
 /// The newest epoch of this recorder that a listing shows: a hint for people and for recovery, never a proof.
 async fn newest_epoch(shared: &Shared) -> Result<Option<EpochId>, StoreError> {
     let of_recorder = layout::journal_of(&shared.config.recorder());
-    let listed = shared
-        .objects
-        .store()
-        .list_with_delimiter(Some(&of_recorder))
-        .await;
-    let listed = listed.map_err(|source| StoreError::Object {
-        step: "list",
-        name: of_recorder.to_string(),
-        source,
-    })?;
-    let epochs = listed
-        .common_prefixes
-        .iter()
-        .filter_map(|prefix| prefix.filename()?.parse().ok());
-    Ok(epochs.max())
+    let epochs = store_id::names_in::<EpochId>(&shared.objects, &of_recorder).await?;
+    Ok(epochs.into_iter().max())
 }

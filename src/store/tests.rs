@@ -15,4 +15,5 @@ mod replaced;
 mod sealing;
 mod sim;
 mod stall;
+mod store_id;
 mod world;

@@ -15,9 +15,10 @@ use super::super::create::ANSWER_TIMEOUT;
 use super::super::error::StoreError;
 use super::super::events::EventIndex;
 use super::super::handle::End;
+use super::super::opener::{self, ReadOpener};
 use super::super::state::ObjectPlace;
 use super::super::writer::{self, Received, SealJob, Sealed};
-use super::super::{Shared, layout};
+use super::super::{Shared, layout, store_id};
 use super::epochs::{self, Listed};
 use super::fencing::{self, Fence, Placed};
 use super::index::{Found, Index};
@@ -86,6 +87,10 @@ pub(super) async fn open(
         }
         return Ok(None);
     }
+    // Another store's epoch is another store's to close: its recordings would be sealed here under an id that is not theirs.
+    if let ReadOpener::Whole { store_id, .. } = read_opener(shared, listed).await? {
+        store_id::agrees(shared.store_id, store_id, &listed.recorder, &listed.epoch)?;
+    }
     if found.insert(listed.epoch) {
         count(shared, |stats| &mut stats.epochs_found);
     }
@@ -151,6 +156,17 @@ pub(in crate::store) async fn close_spent(
         Placed::Lost => Err(StoreError::ForeignObject {
             name: layout::journal_object(&recorder, &epoch, number).to_string(),
         }),
+    }
+}
+
+/// Reads what the epoch's opener says.
+async fn read_opener(shared: &Shared, listed: &Listed) -> Result<ReadOpener, StoreError> {
+    match opener::read(&shared.objects, &listed.recorder, &listed.epoch).await? {
+        ReadOpener::Newer(source) => Err(StoreError::Journal {
+            name: listed.opener().to_string(),
+            source,
+        }),
+        read @ (ReadOpener::Absent | ReadOpener::Damaged | ReadOpener::Whole { .. }) => Ok(read),
     }
 }
 

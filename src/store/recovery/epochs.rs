@@ -28,6 +28,12 @@ pub(super) struct Listed {
     pub(super) newest: JournalNumber,
 }
 
+impl Listed {
+    pub(super) fn opener(&self) -> Path {
+        layout::journal_object(&self.recorder, &self.epoch, JournalNumber::OPENER)
+    }
+}
+
 /// Lists all epochs, in the order of their clocks.
 pub(super) async fn list(shared: &Shared) -> Result<Vec<Listed>, StoreError> {
     let prefix = layout::journal();
