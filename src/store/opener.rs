@@ -14,7 +14,7 @@ use super::layout;
 use crate::ids::{EpochId, JournalNumber, LogKey, RecorderId, RecordingId, StoreId, StreamOffset};
 use crate::recording::frame::{FrameError, FrameKind};
 use crate::recording::journal_object::{
-    JournalObject, ObjectDigest, ObjectError, ObjectHeader, ObjectWriter,
+    JournalObject, ObjectDigest, ObjectError, ObjectHeader, ObjectWriter, digest_of,
 };
 
 const OPENER_VERSION: u32 = 1;
@@ -94,6 +94,7 @@ pub(super) enum ReadOpener {
     Newer(ObjectError),
     Whole {
         store_id: StoreId,
+        digest: ObjectDigest,
     },
 }
 
@@ -166,6 +167,7 @@ fn decode(bytes: &[u8], recorder: &RecorderId, epoch: &EpochId) -> ReadOpener {
     match serde_json::from_slice::<OpenerRecord>(&plain) {
         Ok(record) if (record.recorder, record.epoch) == (*recorder, *epoch) => ReadOpener::Whole {
             store_id: record.store_id,
+            digest: digest_of(bytes),
         },
         Ok(_) | Err(_) => ReadOpener::Damaged,
     }

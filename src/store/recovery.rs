@@ -80,7 +80,7 @@ pub struct RecoveryStats {
     pub recordings_dropped: u64,
     /// The plain bytes of what we sealed.
     pub bytes: u64,
-    /// Journal objects that were lost or damaged.
+    /// Journal objects that were lost or damaged, openers among them.
     pub objects_damaged: u64,
     /// Events that stood in their journals and in no object.
     pub events_rolled: u64,
