@@ -80,6 +80,14 @@ pub enum StoreError {
         /// The object.
         name: String,
     },
+    /// A create says that the name is taken, and a read that nothing stands there, again and again.
+    #[error(
+        "{name} cannot be made or read: on a disk, a directory or a link to nothing stands under its name; move it away"
+    )]
+    Obstructed {
+        /// The object.
+        name: String,
+    },
     /// An fsync failed: what the disk holds is unknown, and asking again would not tell.
     #[error("fsync of {name} failed")]
     SyncFailed {
@@ -376,6 +384,9 @@ impl StoreError {
             }
             Self::Unanswered { .. } | Self::Stalled { .. } | Self::CloseTimedOut => {
                 "see why the backend does not answer: its load, its network, its mount. What was acked is safe"
+            }
+            Self::Obstructed { .. } => {
+                "look at what stands under the name, ask who put it there, and move it away; it is tried again by itself"
             }
             Self::SyncFailed { .. } => "suspect the disk: look at the kernel's log",
             Self::Replaced { .. } => {

@@ -8,6 +8,7 @@ mod faults;
 mod faulty_store;
 mod fence;
 mod hashing;
+mod obstructed;
 mod power;
 mod process;
 mod recovery;
