@@ -304,6 +304,10 @@ impl Shared {
         self.own_epochs().push(epoch);
     }
 
+    fn forget_own_epoch(&self, epoch: EpochId) {
+        self.own_epochs().retain(|own| *own != epoch);
+    }
+
     fn is_own_epoch(&self, epoch: &EpochId) -> bool {
         self.own_epochs().contains(epoch)
     }

@@ -36,6 +36,8 @@ const BATCH_BYTES_MAX: usize = OBJECT_BYTES_MAX - OBJECT_HEADER_BYTES - OBJECT_T
 const ENCODE_INLINE_BYTES_MAX: usize = 64 * 1024;
 /// How often the start tries to claim an epoch before it gives up.
 const CLAIM_TRIES: u32 = 3;
+/// How many milliseconds one claim tries when another process has them: each has random bits of its own, so one more is enough.
+const CLAIM_MOMENTS_MAX: u64 = 16;
 /// How many objects one commit may trim: the rest goes with the next.
 const TRIM_AT_ONCE_MAX: u64 = 256;
 /// How often an idle recorder of a fleet commits an empty object (store rule 11): the others take over after 90 s without.
@@ -460,15 +462,45 @@ fn position(writer: &ObjectWriter) -> Result<u32, ObjectError> {
     u32::try_from(writer.position()).map_err(|_| ObjectError::TooLarge(writer.position()))
 }
 
-/// Claims an epoch by creating its number 0.
+/// Claims an epoch by creating its number 0. Where another process has drawn the same epoch in the same millisecond, as copies of one
+/// virtual machine may, it is the other's, and the next millisecond is ours.
 async fn claim(
     shared: &Shared,
     index: u64,
     previous: Option<EpochId>,
     patience: Patience,
 ) -> Result<Epoch, StoreError> {
-    let started_ms = u64::try_from((shared.wall_clock)().as_millisecond()).unwrap_or_default();
-    let id = shared.draw(|rng| EpochId::random(started_ms, rng));
+    let now_ms = u64::try_from((shared.wall_clock)().as_millisecond()).unwrap_or_default();
+    let mut taken = String::new();
+    for started_ms in now_ms..now_ms.saturating_add(CLAIM_MOMENTS_MAX) {
+        let id = shared.draw(|rng| EpochId::random(started_ms, rng));
+        match claim_as(shared, id, index, previous, patience).await? {
+            Claimed::Ours(epoch) => return Ok(epoch),
+            Claimed::Taken { name } => {
+                tracing::warn!(%name, "another process has claimed the same epoch: the next is taken");
+                taken = name;
+            }
+        }
+    }
+    Err(StoreError::ForeignObject { name: taken })
+}
+
+/// What became of a claim.
+enum Claimed {
+    Ours(Epoch),
+    /// Another's opener stands there.
+    Taken {
+        name: String,
+    },
+}
+
+async fn claim_as(
+    shared: &Shared,
+    id: EpochId,
+    index: u64,
+    previous: Option<EpochId>,
+    patience: Patience,
+) -> Result<Claimed, StoreError> {
     // Before it exists, so that our own recovery never takes it for a dead one.
     shared.note_own_epoch(id);
     let opener = Opener {
@@ -487,7 +519,9 @@ async fn claim(
         // Every later object of the epoch stands in this directory: once for all of them.
         Created::Durable => shared.objects.sync(&name).await?,
         Created::Different(_) => {
-            return Err(StoreError::ForeignObject {
+            // It is a dead epoch like any other once its process has ended, and recovery is to find it.
+            shared.forget_own_epoch(id);
+            return Ok(Claimed::Taken {
                 name: name.to_string(),
             });
         }
@@ -499,13 +533,13 @@ async fn claim(
         }
     }
     shared.state().note_epoch();
-    Ok(Epoch {
+    Ok(Claimed::Ours(Epoch {
         id,
         index,
         next: JournalNumber::OPENER.next(),
         previous: digest,
         trimmed: JournalNumber::OPENER.next(),
-    })
+    }))
 }
 
 /// The newest epoch of this recorder that a listing shows: a hint for people and for recovery, never a proof.

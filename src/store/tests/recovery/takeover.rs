@@ -8,7 +8,7 @@ use object_store::path::Path;
 
 use super::super::super::{RecoveryState, StoreConfig};
 use super::super::process::{Mishap, Process};
-use super::super::world::{Backend, World, at, clean_end, durable_at};
+use super::super::world::{BACKENDS, Backend, World, at, clean_end, durable_at};
 use super::{CAST, recording, recovered};
 use crate::ids::LogKey;
 
@@ -278,5 +278,26 @@ async fn a_segment_that_no_manifest_names_goes_after_a_day() {
             std::slice::from_ref(named),
             "{backend:?}"
         );
+    }
+}
+
+/// The same random bits in the same millisecond, as in copies of one machine: the later one takes the next millisecond.
+#[tokio::test(start_paused = true)]
+async fn a_start_that_draws_the_epoch_of_another_takes_the_next_millisecond() {
+    for backend in BACKENDS {
+        let world = World::new(backend).await;
+        let first = Process::start(&world, 1, None).await.unwrap();
+        let open = recording(&first.store, &[CAST]).await;
+        first.die();
+        let second = Process::start(&world, 1, None).await.unwrap();
+        let of = |process: &Process| process.store.shared.newest_own_epoch().unwrap();
+        let (one, other) = (of(&first), of(&second));
+        assert_eq!(one.started_ms() + 1, other.started_ms());
+        assert_ne!(one.random_bits(), other.random_bits());
+        // What the first left is recovered: it is not taken for an epoch of the second.
+        let stats = recovered(&second.store).await;
+        assert_eq!((stats.epochs_found, stats.epochs_closed), (1, 1));
+        assert_eq!(world.sealed_of(open.id()).await.1, CAST);
+        second.store.close().await.unwrap();
     }
 }
