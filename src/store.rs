@@ -19,6 +19,7 @@ mod journal;
 mod layout;
 mod ledger;
 mod local_disk;
+mod opener;
 mod pace;
 mod probe;
 mod reader;
@@ -26,6 +27,7 @@ mod recovery;
 mod repeats;
 mod segments;
 mod state;
+mod store_id;
 mod writer;
 
 use std::path::PathBuf;
@@ -302,6 +304,10 @@ impl Shared {
         self.own_epochs().push(epoch);
     }
 
+    fn forget_own_epoch(&self, epoch: EpochId) {
+        self.own_epochs().retain(|own| *own != epoch);
+    }
+
     fn is_own_epoch(&self, epoch: &EpochId) -> bool {
         self.own_epochs().contains(epoch)
     }
@@ -417,7 +423,7 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let objects = Objects::new(objects, disk);
         probe::prove_create_is_exclusive(&objects, &mut rng).await?;
-        let store_id = probe::read_or_make_store_id(&objects, &mut rng).await?;
+        let store_id = store_id::read_or_make(&objects, &mut rng).await?;
         let shared = Arc::new(Shared {
             space: Arc::new(Semaphore::new(
                 config.buffer_bytes_max.min(Semaphore::MAX_PERMITS),

@@ -13,7 +13,7 @@ use rand_core::SeedableRng;
 use super::create::Objects;
 use super::error::StoreError;
 use super::local_disk::LocalDisk;
-use super::{Store, StoreUrl, probe, recovery};
+use super::{Store, StoreUrl, probe, recovery, store_id};
 use crate::ids::{LogKey, RecorderId};
 
 /// A store that is read only. Clones share it.
@@ -26,8 +26,8 @@ impl StoreReader {
     /// Opens what a recorder has made; makes nothing.
     ///
     /// # Errors
-    /// [`StoreError::NoStore`] when no recorder ever opened a store there, or it is `memory://`; [`StoreError::Object`]; [`StoreError::ForeignObject`]
-    /// when its id is none.
+    /// [`StoreError::NoStore`] when no recorder ever opened a store there, or it is `memory://`; [`StoreError::Object`]; [`StoreError::StoreIdLost`];
+    /// [`StoreError::ForeignObject`] when its id is none.
     pub async fn open(url: &StoreUrl) -> Result<Self, StoreError> {
         let no_store = || StoreError::NoStore {
             url: url.to_string(),
@@ -42,7 +42,7 @@ impl StoreReader {
         let reader = Self {
             objects: Objects::new(Arc::new(files), None),
         };
-        let id = probe::read_store_id(&reader.objects).await?;
+        let id = store_id::read_or_miss(&reader.objects).await?;
         id.map(|_| reader).ok_or_else(no_store)
     }
 }
@@ -72,8 +72,8 @@ impl Store {
         let disk = LocalDisk::prepare(root.clone(), nobody).await?;
         let objects = Objects::new(disk.objects(), Some(Arc::new(disk)));
         probe::prove_create_is_exclusive(&objects, &mut rng).await?;
-        // An id that is none of ours would end a start too.
-        probe::read_store_id(&objects).await.map(drop)
+        // An id that is lost, changed or none of ours would end a start too.
+        store_id::read_proven(&objects).await.map(drop)
     }
 
     /// Whether a process is at work on the store at `url` under this identity: [`Store::open`] with the same would fence it. False where nothing can

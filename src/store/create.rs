@@ -28,6 +28,8 @@ const CREATE_TIMEOUT: Duration = Duration::from_millis(10_050);
 pub(super) const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// A hung disk holds a thread for each unanswered create: no more are sent beyond these.
 const UNANSWERED_MAX: usize = 4;
+/// How often in a row a name may be taken and yet read as absent: S3 says so of a create that it has not decided, but not for long.
+const TAKEN_YET_ABSENT_MAX: u32 = 2;
 
 /// What became of a create.
 #[derive(Debug)]
@@ -164,6 +166,7 @@ impl Objects {
         let mut next = Next::SendAgain;
         let mut foreign = Bytes::new();
         let mut repeats = Repeats::default();
+        let (mut exists, mut taken_yet_absent) = (false, 0_u32);
         let clock = || tokio::time::Instant::now().into_std();
         loop {
             next = match next {
@@ -186,6 +189,7 @@ impl Objects {
                         }
                         tokio::time::sleep(RETRY_PAUSE).await;
                     }
+                    exists = sent == Sent::Exists;
                     resolution.handle_sent(sent)
                 }
                 Next::ReadBack => {
@@ -200,7 +204,23 @@ impl Objects {
                     }
                     // An absent object after "exists" is sent again at once, but not in a tight loop.
                     if found == Found::Absent {
+                        taken_yet_absent = if exists {
+                            taken_yet_absent.saturating_add(1)
+                        } else {
+                            0
+                        };
                         tokio::task::yield_now().await;
+                    }
+                    if taken_yet_absent > TAKEN_YET_ABSENT_MAX {
+                        let error = StoreError::Obstructed {
+                            name: name.to_string(),
+                        };
+                        trouble(&error);
+                        if let Some(so_far) = repeats.handle_trouble(clock()) {
+                            tracing::warn!(%name, error = error.with_causes(), to_do = error.to_do(), failing_seconds = so_far.as_secs(), "an object's name is taken by something else; nothing is skipped, and it will be tried again");
+                        }
+                        tries_left.spend(|| error)?;
+                        tokio::time::sleep(RETRY_PAUSE).await;
                     }
                     resolution.handle_found(found)
                 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::ids::{JournalNumber, RecordingId};
+use crate::ids::{JournalNumber, RecordingId, StoreId};
 use crate::recording::compression::CompressionError;
 use crate::recording::frame::FrameError;
 use crate::recording::journal_object::ObjectError;
@@ -80,6 +80,14 @@ pub enum StoreError {
         /// The object.
         name: String,
     },
+    /// A create says that the name is taken, and a read that nothing stands there, again and again.
+    #[error(
+        "{name} cannot be made or read: on a disk, a directory or a link to nothing stands under its name; move it away"
+    )]
+    Obstructed {
+        /// The object.
+        name: String,
+    },
     /// An fsync failed: what the disk holds is unknown, and asking again would not tell.
     #[error("fsync of {name} failed")]
     SyncFailed {
@@ -106,6 +114,26 @@ pub enum StoreError {
     ForeignObject {
         /// The object.
         name: String,
+    },
+    /// The store holds what recorders have written, and not the id under which they did.
+    #[error("store/id is gone, but {name} stands in the store: {}", restore(named.as_ref()))]
+    StoreIdLost {
+        /// What stands there.
+        name: String,
+        /// The id that it names.
+        named: Option<StoreId>,
+    },
+    /// An opener says that it is of another store than the one it stands in.
+    #[error(
+        "store/id says {present}, but {name} says {named}: one of them was changed, or comes from another store"
+    )]
+    StoreIdDiffers {
+        /// The id that stands in the store.
+        present: StoreId,
+        /// The opener.
+        name: String,
+        /// The id that it names.
+        named: StoreId,
     },
     /// A journal object could not be made or read.
     #[error("journal object {name}")]
@@ -363,6 +391,9 @@ impl StoreError {
             Self::Unanswered { .. } | Self::Stalled { .. } | Self::CloseTimedOut => {
                 "see why the backend does not answer: its load, its network, its mount. What was acked is safe"
             }
+            Self::Obstructed { .. } => {
+                "look at what stands under the name, ask who put it there, and move it away; it is tried again by itself"
+            }
             Self::SyncFailed { .. } => "suspect the disk: look at the kernel's log",
             Self::Replaced { .. } => {
                 "bring the directory back to its place (mount it, move it), then start again: what was acked is in it"
@@ -380,6 +411,12 @@ impl StoreError {
                 "what is stored was changed or is damaged: restore it from a copy, or use the version that wrote it"
             }
             Self::SegmentLost { .. } => "restore the object that is named from a copy of the store",
+            Self::StoreIdLost { .. } => {
+                "restore store/id from a backup, or write to it the id that the error names, and a newline; while it is gone nothing is written"
+            }
+            Self::StoreIdDiffers { .. } => {
+                "restore store/id from a backup, or write to it the id that the opener names, and a newline; if the opener came from another store, move its directory back there"
+            }
             Self::NotFound { .. } => {
                 "look for its id with `tailtape ls`; a recording is listed once it has ended"
             }
@@ -407,6 +444,13 @@ impl StoreError {
     #[must_use]
     pub fn with_causes(&self) -> String {
         tell::with_causes(self)
+    }
+}
+
+fn restore(named: Option<&StoreId>) -> String {
+    match named {
+        Some(id) => format!("restore store/id from a backup, or write to it {id} and a newline"),
+        None => "restore store/id from a backup".to_owned(),
     }
 }
 

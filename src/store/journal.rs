@@ -13,15 +13,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 use super::create::{Created, Patience, RETRY_PAUSE};
 use super::error::StoreError;
+use super::opener::Opener;
 use super::pace::Pace;
 use super::repeats::Repeats;
 use super::state::{Batch, BatchItem, Move, ObjectPlace, Placed};
-use super::{Shared, compaction, layout};
-use crate::ids::{EpochId, JournalNumber, LogKey, RecorderId, RecordingId, StoreId, StreamOffset};
+use super::{Shared, compaction, layout, store_id};
+use crate::ids::{EpochId, JournalNumber, RecordingId, StreamOffset};
 use crate::recording::compression::Compressor;
 use crate::recording::frame::{FRAME_PLAIN_BYTES_MAX, FrameKind};
 use crate::recording::journal_object::{
@@ -36,6 +36,8 @@ const BATCH_BYTES_MAX: usize = OBJECT_BYTES_MAX - OBJECT_HEADER_BYTES - OBJECT_T
 const ENCODE_INLINE_BYTES_MAX: usize = 64 * 1024;
 /// How often the start tries to claim an epoch before it gives up.
 const CLAIM_TRIES: u32 = 3;
+/// How many milliseconds one claim tries when another process has them: each has random bits of its own, so one more is enough.
+const CLAIM_MOMENTS_MAX: u64 = 16;
 /// How many objects one commit may trim: the rest goes with the next.
 const TRIM_AT_ONCE_MAX: u64 = 256;
 /// How often an idle recorder of a fleet commits an empty object (store rule 11): the others take over after 90 s without.
@@ -45,18 +47,6 @@ const CLOSE_TRIES: u32 = 3;
 
 /// How often the disk is asked for its room while recordings are open and nothing is committed.
 const DISK_LOOK_INTERVAL: Duration = Duration::from_secs(5);
-
-/// The JSON in an opener, object 0 of an epoch.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct OpenerRecord {
-    version: u32,
-    recorder: RecorderId,
-    log_key: LogKey,
-    epoch: EpochId,
-    store_id: StoreId,
-    /// The epoch that this recorder knew to be its last; absent at the first, or when none was found.
-    previous_epoch: Option<EpochId>,
-}
 
 /// The journal's one writer.
 pub(super) struct Committer {
@@ -472,53 +462,55 @@ fn position(writer: &ObjectWriter) -> Result<u32, ObjectError> {
     u32::try_from(writer.position()).map_err(|_| ObjectError::TooLarge(writer.position()))
 }
 
-/// Claims an epoch by creating its number 0.
+/// Claims an epoch by creating its number 0. Where another process has drawn the same epoch in the same millisecond, as copies of one
+/// virtual machine may, it is the other's, and the next millisecond is ours.
 async fn claim(
     shared: &Shared,
     index: u64,
     previous: Option<EpochId>,
     patience: Patience,
 ) -> Result<Epoch, StoreError> {
-    let started_ms = u64::try_from((shared.wall_clock)().as_millisecond()).unwrap_or_default();
-    let id = shared.draw(|rng| EpochId::random(started_ms, rng));
+    let now_ms = u64::try_from((shared.wall_clock)().as_millisecond()).unwrap_or_default();
+    let mut taken = String::new();
+    for started_ms in now_ms..now_ms.saturating_add(CLAIM_MOMENTS_MAX) {
+        let id = shared.draw(|rng| EpochId::random(started_ms, rng));
+        match claim_as(shared, id, index, previous, patience).await? {
+            Claimed::Ours(epoch) => return Ok(epoch),
+            Claimed::Taken { name } => {
+                tracing::warn!(%name, "another process has claimed the same epoch: the next is taken");
+                taken = name;
+            }
+        }
+    }
+    Err(StoreError::ForeignObject { name: taken })
+}
+
+/// What became of a claim.
+enum Claimed {
+    Ours(Epoch),
+    /// Another's opener stands there.
+    Taken {
+        name: String,
+    },
+}
+
+async fn claim_as(
+    shared: &Shared,
+    id: EpochId,
+    index: u64,
+    previous: Option<EpochId>,
+    patience: Patience,
+) -> Result<Claimed, StoreError> {
     // Before it exists, so that our own recovery never takes it for a dead one.
     shared.note_own_epoch(id);
-    let recorder = shared.config.recorder();
-    let record = OpenerRecord {
-        version: 1,
-        recorder,
+    let opener = Opener {
         log_key: shared.config.log_key,
         epoch: id,
         store_id: shared.store_id,
         previous_epoch: previous,
     };
-    let record = serde_json::to_vec(&record).map_err(|source| StoreError::Json {
-        what: "an opener",
-        source,
-    })?;
-    let number = JournalNumber::OPENER;
-    let name = layout::journal_object(&recorder, &id, number);
-    let header = ObjectHeader {
-        recorder,
-        epoch: id,
-        number,
-        previous: [0; 32],
-        oldest_needed: number.next(),
-    };
-    let mut writer = ObjectWriter::new(&header);
-    writer
-        .push(
-            None,
-            FrameKind::Opener,
-            RecordingId::from_bytes([0; 10]),
-            StreamOffset(0),
-            &record,
-        )
-        .map_err(|source| StoreError::Journal {
-            name: name.to_string(),
-            source,
-        })?;
-    let (bytes, digest) = writer.finish();
+    let name = opener.name();
+    let (bytes, digest) = opener.encode()?;
     match shared
         .objects
         .create(&name, &bytes, patience, &shared.journal_puts)
@@ -527,7 +519,9 @@ async fn claim(
         // Every later object of the epoch stands in this directory: once for all of them.
         Created::Durable => shared.objects.sync(&name).await?,
         Created::Different(_) => {
-            return Err(StoreError::ForeignObject {
+            // It is a dead epoch like any other once its process has ended, and recovery is to find it.
+            shared.forget_own_epoch(id);
+            return Ok(Claimed::Taken {
                 name: name.to_string(),
             });
         }
@@ -539,31 +533,18 @@ async fn claim(
         }
     }
     shared.state().note_epoch();
-    Ok(Epoch {
+    Ok(Claimed::Ours(Epoch {
         id,
         index,
-        next: number.next(),
+        next: JournalNumber::OPENER.next(),
         previous: digest,
-        trimmed: number.next(),
-    })
+        trimmed: JournalNumber::OPENER.next(),
+    }))
 }
 
 /// The newest epoch of this recorder that a listing shows: a hint for people and for recovery, never a proof.
 async fn newest_epoch(shared: &Shared) -> Result<Option<EpochId>, StoreError> {
     let of_recorder = layout::journal_of(&shared.config.recorder());
-    let listed = shared
-        .objects
-        .store()
-        .list_with_delimiter(Some(&of_recorder))
-        .await;
-    let listed = listed.map_err(|source| StoreError::Object {
-        step: "list",
-        name: of_recorder.to_string(),
-        source,
-    })?;
-    let epochs = listed
-        .common_prefixes
-        .iter()
-        .filter_map(|prefix| prefix.filename()?.parse().ok());
-    Ok(epochs.max())
+    let epochs = store_id::names_in::<EpochId>(&shared.objects, &of_recorder).await?;
+    Ok(epochs.into_iter().max())
 }

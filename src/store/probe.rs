@@ -1,23 +1,18 @@
-//! The backend proven at start, and the store's id made once.
+//! The backend proven at start.
 //!
 //! Invariant: no recorder writes to a backend that lets two creates of one object both succeed, or whose listing lags; what a
 //! start leaves that is killed in its proof, a later one removes. Called by [`super::Store::open`].
 
-use std::sync::atomic::AtomicU64;
-
-use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutMode, PutOptions};
 use rand_chacha::ChaCha20Rng;
 
-use super::create::{ANSWER_TIMEOUT, Created, Objects, Patience};
+use super::create::{ANSWER_TIMEOUT, Objects};
 use super::error::StoreError;
 use super::layout;
-use crate::ids::{RecordingId, StoreId};
+use crate::ids::RecordingId;
 
-/// A start that cannot reach its backend says so rather than waiting for it.
-const START_TRIES: u32 = 3;
 /// A younger probe may be of a start under way, which would take its second create for a first one.
 const LEFT_AGE_MS_MIN: i64 = 3600 * 1000;
 /// How many probes one start removes, and how many it looks at.
@@ -132,53 +127,4 @@ async fn create_wins(
             name: name.to_string(),
         }),
     }
-}
-
-/// Whoever comes first makes the id; everyone reads the same.
-pub(super) async fn read_or_make_store_id(
-    objects: &Objects,
-    rng: &mut ChaCha20Rng,
-) -> Result<StoreId, StoreError> {
-    let name = layout::store_id();
-    let id = StoreId::random(rng);
-    let bytes = Bytes::from(format!("{id}\n"));
-    let present = match objects.read(&name).await? {
-        Some(present) => present,
-        None => match objects
-            .create(
-                &name,
-                &bytes,
-                Patience::Tries(START_TRIES),
-                &AtomicU64::new(0),
-            )
-            .await?
-        {
-            Created::Durable => bytes,
-            Created::Different(present) => present,
-            Created::Poisoned(source) => {
-                return Err(StoreError::SyncFailed {
-                    name: name.to_string(),
-                    source,
-                });
-            }
-        },
-    };
-    store_id(&name, &present)
-}
-
-/// The id that stands in the store, as a start would find it; none where no recorder ever opened it.
-pub(super) async fn read_store_id(objects: &Objects) -> Result<Option<StoreId>, StoreError> {
-    let name = layout::store_id();
-    let present = objects.read(&name).await?;
-    present.map(|bytes| store_id(&name, &bytes)).transpose()
-}
-
-fn store_id(name: &Path, bytes: &[u8]) -> Result<StoreId, StoreError> {
-    let text = std::str::from_utf8(bytes)
-        .ok()
-        .and_then(|text| text.strip_suffix('\n'));
-    let id = text.and_then(|text| text.parse().ok());
-    id.ok_or_else(|| StoreError::ForeignObject {
-        name: name.to_string(),
-    })
 }

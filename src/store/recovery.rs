@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::error::StoreError;
-use super::{Shared, Store, events};
+use super::{Shared, Store, events, layout, store_id};
 use crate::ids::{EpochId, JournalNumber, RecorderId, RecordingId};
 use epoch::Reading;
 pub(super) use epoch::close_spent;
@@ -39,7 +39,12 @@ const ABSENCES_MIN: u32 = 4;
 /// The pause before a pass that failed is repeated: at first, and at most.
 const RETRY_PAUSE_MIN: Duration = Duration::from_secs(5);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(300);
-/// How often unused segments are looked for.
+/// How often it is looked whether epochs of other recorders came when none is watched: 144 small listings a day, and one more for each other
+/// recorder that was ever there.
+const NEWS_INTERVAL: Duration = Duration::from_secs(600);
+/// Of how many other recorders one look lists the epochs. Those beyond are found by the daily pass.
+const NEWS_RECORDERS_MAX: usize = 256;
+/// How often unused segments are looked for, and every epoch is.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// How many epochs are watched at once; more are looked at when these are decided.
 const WATCHED_MAX: usize = 256;
@@ -80,7 +85,7 @@ pub struct RecoveryStats {
     pub recordings_dropped: u64,
     /// The plain bytes of what we sealed.
     pub bytes: u64,
-    /// Journal objects that were lost or damaged.
+    /// Journal objects that were lost or damaged, openers among them.
     pub objects_damaged: u64,
     /// Events that stood in their journals and in no object.
     pub events_rolled: u64,
@@ -175,10 +180,10 @@ impl Recovery {
                     self.report(undecided, None);
                     self.sweep_if_due(undecided).await;
                     if self.watched.is_empty() {
-                        SWEEP_INTERVAL
-                    } else {
-                        WATCH_INTERVAL
+                        self.wait_for_news().await;
+                        continue;
                     }
+                    WATCH_INTERVAL
                 }
                 Err(error) => {
                     tracing::warn!(
@@ -193,6 +198,34 @@ impl Recovery {
             };
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Waits while nothing is watched: until another recorder has an epoch that no pass has met, or a day has passed.
+    async fn wait_for_news(&self) {
+        let began = Instant::now();
+        while began.elapsed() < SWEEP_INTERVAL {
+            tokio::time::sleep(NEWS_INTERVAL).await;
+            match self.has_news().await {
+                Ok(false) => {}
+                // What fails here fails in the pass too, and is told there.
+                Ok(true) | Err(_) => return,
+            }
+        }
+    }
+
+    async fn has_news(&self) -> Result<bool, StoreError> {
+        let own = self.shared.config.recorder();
+        let objects = &self.shared.objects;
+        let recorders = store_id::names_in::<RecorderId>(objects, &layout::journal()).await?;
+        let others = recorders.into_iter().filter(|recorder| *recorder != own);
+        for recorder in others.take(NEWS_RECORDERS_MAX) {
+            let below = layout::journal_of(&recorder);
+            let epochs = store_id::names_in::<EpochId>(objects, &below).await?;
+            if epochs.iter().any(|epoch| !self.closed.contains(epoch)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// One pass over all epochs; true when it is not known of some whether their recorders live. An epoch that fails does not

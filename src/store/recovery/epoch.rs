@@ -15,9 +15,10 @@ use super::super::create::ANSWER_TIMEOUT;
 use super::super::error::StoreError;
 use super::super::events::EventIndex;
 use super::super::handle::End;
+use super::super::opener::{self, ReadOpener};
 use super::super::state::ObjectPlace;
 use super::super::writer::{self, Received, SealJob, Sealed};
-use super::super::{Shared, layout};
+use super::super::{Shared, layout, store_id};
 use super::epochs::{self, Listed};
 use super::fencing::{self, Fence, Placed};
 use super::index::{Found, Index};
@@ -41,6 +42,7 @@ const STOPPED_REASON: &str = "the recorder stopped before the upload ended";
 pub(super) struct Reading {
     fence: Fence,
     index: Index,
+    opener_is_lost: bool,
 }
 
 impl Reading {
@@ -84,16 +86,30 @@ pub(super) async fn open(
         {
             trim(shared, listed, &fence, &[]).await?;
         }
+        if !listed.has_opener && matches!(read_opener(shared, listed).await?, ReadOpener::Absent) {
+            tell_lost_opener(listed, "absent");
+            count(shared, |stats| &mut stats.objects_damaged);
+        }
         return Ok(None);
+    }
+    // Another store's epoch is another store's to close: its recordings would be sealed here under an id that is not theirs.
+    let opener = read_opener(shared, listed).await?;
+    if let ReadOpener::Whole { store_id, .. } = opener {
+        store_id::agrees(shared.store_id, store_id, &listed.recorder, &listed.epoch)?;
     }
     if found.insert(listed.epoch) {
         count(shared, |stats| &mut stats.epochs_found);
+        match opener {
+            ReadOpener::Absent => tell_lost_opener(listed, "absent"),
+            ReadOpener::Damaged => tell_lost_opener(listed, "damaged"),
+            ReadOpener::Whole { .. } | ReadOpener::Newer(_) => {}
+        }
     }
     // If we stop here: nothing happened. The epoch's recorder, if it lives, does not know of us.
     let fence = fence(shared, listed, tail).await?;
     // If we stop here: nobody can commit to the epoch any more, so what stands before the fence is all there is. Whoever
     // comes next finds the fence and goes on from here.
-    read(shared, listed, fence).await
+    read(shared, listed, fence, &opener).await
 }
 
 /// Seals and trims what was read. The events were rolled before. `sealed` remembers recordings from pass to pass, for the counts.
@@ -103,10 +119,14 @@ pub(super) async fn close(
     reading: Reading,
     sealed: &mut BTreeSet<RecordingId>,
 ) -> Result<Counts, StoreError> {
-    let Reading { fence, index } = reading;
+    let Reading {
+        fence,
+        index,
+        opener_is_lost,
+    } = reading;
     // If we stop here: nothing but fsyncs and the roll of events happened, and both can be repeated.
     let mut counts = Counts {
-        objects_damaged: length(index.lost.len()),
+        objects_damaged: length(index.lost.len()).saturating_add(u64::from(opener_is_lost)),
         ..Counts::default()
     };
     let lost = index.lost.clone();
@@ -151,6 +171,17 @@ pub(in crate::store) async fn close_spent(
         Placed::Lost => Err(StoreError::ForeignObject {
             name: layout::journal_object(&recorder, &epoch, number).to_string(),
         }),
+    }
+}
+
+/// Reads what the epoch's opener says.
+async fn read_opener(shared: &Shared, listed: &Listed) -> Result<ReadOpener, StoreError> {
+    match opener::read(&shared.objects, &listed.recorder, &listed.epoch).await? {
+        ReadOpener::Newer(source) => Err(StoreError::Journal {
+            name: listed.opener().to_string(),
+            source,
+        }),
+        read @ (ReadOpener::Absent | ReadOpener::Damaged | ReadOpener::Whole { .. }) => Ok(read),
     }
 }
 
@@ -225,6 +256,7 @@ async fn read(
     shared: &Arc<Shared>,
     listed: &Listed,
     fence: Fence,
+    opener: &ReadOpener,
 ) -> Result<Option<Reading>, StoreError> {
     let mut index = Index::default();
     let first = fence.header.oldest_needed.max(JournalNumber::OPENER.next());
@@ -271,7 +303,32 @@ async fn read(
         });
         index.handle_object(&place, &object, stored_at);
     }
-    Ok(Some(Reading { fence, index }))
+    let opener_is_lost = match opener {
+        ReadOpener::Whole { digest, .. } => {
+            // A fence that was placed while its opener could not be hashed vouches for none.
+            let vouched = expected.filter(|digest| *digest != [0; 32]);
+            let vouched = vouched.filter(|_| first == JournalNumber::OPENER.next());
+            let replaced = vouched.is_some_and(|vouched| vouched != *digest);
+            if replaced {
+                tell_lost_opener(listed, "not the one that its successor names");
+            }
+            replaced
+        }
+        ReadOpener::Absent | ReadOpener::Damaged | ReadOpener::Newer(_) => true,
+    };
+    Ok(Some(Reading {
+        fence,
+        index,
+        opener_is_lost,
+    }))
+}
+
+/// No recording needs its opener: what is lost are the only words on whose the epoch was.
+fn tell_lost_opener(listed: &Listed, what: &'static str) {
+    tracing::error!(
+        name = %listed.opener(), epoch = %listed.epoch, what,
+        "the opener of an epoch is lost: which store and which log key the epoch was of, and which epoch came before it, is not told any more; its recordings are recovered"
+    );
 }
 
 /// Whether the marker stands behind the fence: everything of the epoch is sealed, and may be gone.

@@ -26,6 +26,14 @@ pub(super) struct Listed {
     /// The least and the greatest number that the listing shows, the opener left out of the first.
     pub(super) oldest: Option<JournalNumber>,
     pub(super) newest: JournalNumber,
+    /// Whether the listing shows the opener.
+    pub(super) has_opener: bool,
+}
+
+impl Listed {
+    pub(super) fn opener(&self) -> Path {
+        layout::journal_object(&self.recorder, &self.epoch, JournalNumber::OPENER)
+    }
 }
 
 /// Lists all epochs, in the order of their clocks.
@@ -46,9 +54,12 @@ pub(super) async fn list(shared: &Shared) -> Result<Vec<Listed>, StoreError> {
             epoch,
             oldest: None,
             newest: number,
+            has_opener: false,
         });
         listed.newest = listed.newest.max(number);
-        if number != JournalNumber::OPENER {
+        if number == JournalNumber::OPENER {
+            listed.has_opener = true;
+        } else {
             listed.oldest = Some(listed.oldest.map_or(number, |oldest| oldest.min(number)));
         }
     }

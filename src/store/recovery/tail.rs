@@ -10,10 +10,9 @@ use object_store::path::Path;
 
 use super::super::create::ANSWER_TIMEOUT;
 use super::super::error::StoreError;
-use super::super::{Shared, layout};
+use super::super::{Shared, layout, opener};
 use super::fencing::Fence;
 use crate::ids::{EpochId, JournalNumber, RecorderId};
-use crate::recording::frame::FrameError;
 use crate::recording::journal_object::{
     JournalObject, OBJECT_BYTES_MAX, ObjectDigest, ObjectError, digest_of,
 };
@@ -130,7 +129,7 @@ pub(super) async fn read(shared: &Shared, name: &Path) -> Result<Read, StoreErro
             bytes,
             stored_at: Timestamp::from_millisecond(stored_ms).unwrap_or_default(),
         }),
-        Err(source) if is_newer(&source) => Err(StoreError::Journal {
+        Err(source) if opener::is_newer(&source) => Err(StoreError::Journal {
             name: name.to_string(),
             source,
         }),
@@ -148,15 +147,4 @@ fn whole(bytes: &[u8]) -> Result<(), ObjectError> {
     JournalObject::decode(bytes)?
         .frames()
         .try_for_each(|frame| frame.map(drop))
-}
-
-fn is_newer(error: &ObjectError) -> bool {
-    matches!(
-        error,
-        ObjectError::UnknownVersion(_)
-            | ObjectError::Frame {
-                source: FrameError::Unknown { .. },
-                ..
-            }
-    )
 }

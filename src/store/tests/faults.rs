@@ -92,6 +92,7 @@ async fn what_exists_after_a_hang_counts_only_when_our_own_fsync_succeeds() {
     let lead = |name: &str| {
         std::os::unix::fs::symlink(world.root().join(name), through.root().join(name)).unwrap();
     };
+    lead("store");
     lead("journal");
     lead("recordings");
     let store = world.open().await.unwrap();

@@ -1,6 +1,7 @@
 //! After a crash: every acked byte is in the store, in order, exactly once; gaps are flagged; the journal is trimmed.
 
 mod events;
+mod openers;
 mod steps;
 mod takeover;
 

@@ -59,17 +59,6 @@ impl Objects {
         Ok(manifests)
     }
 
-    /// The stored stream of a manifest, joined from its segments.
-    pub(in super::super) fn stream(&self, manifest: &Manifest) -> Result<Vec<u8>, String> {
-        let mut stream = Vec::new();
-        for segment in &manifest.segments {
-            let bytes = self.0.get(&segment.name);
-            let bytes = bytes.ok_or_else(|| format!("segment {} is gone", segment.name))?;
-            stream.extend_from_slice(bytes);
-        }
-        Ok(stream)
-    }
-
     /// Checks every chain.
     pub(in super::super) fn journal(&self) -> Result<Journal, String> {
         let mut journal = Journal::default();
@@ -122,7 +111,10 @@ impl Objects {
         for (id, sent) in &*ledger.sent() {
             let acked = usize::try_from(sent.acked()).unwrap();
             let stored = match manifests.get(id) {
-                Some(manifest) => self.stream(manifest)?,
+                Some(manifest) => {
+                    self.sealed_to(manifest, &sent.bytes, sent.acked())?;
+                    continue;
+                }
                 None if journal.cut.contains(id) => continue,
                 None => journal.joined(id),
             };

@@ -8,7 +8,7 @@ use object_store::path::Path;
 
 use super::super::super::{RecoveryState, StoreConfig};
 use super::super::process::{Mishap, Process};
-use super::super::world::{Backend, World, at, clean_end, durable_at};
+use super::super::world::{BACKENDS, Backend, World, at, clean_end, durable_at};
 use super::{CAST, recording, recovered};
 use crate::ids::LogKey;
 
@@ -278,5 +278,70 @@ async fn a_segment_that_no_manifest_names_goes_after_a_day() {
             std::slice::from_ref(named),
             "{backend:?}"
         );
+    }
+}
+
+/// The same random bits in the same millisecond, as in copies of one machine: the later one takes the next millisecond.
+#[tokio::test(start_paused = true)]
+async fn a_start_that_draws_the_epoch_of_another_takes_the_next_millisecond() {
+    for backend in BACKENDS {
+        let world = World::new(backend).await;
+        let first = Process::start(&world, 1, None).await.unwrap();
+        let open = recording(&first.store, &[CAST]).await;
+        first.die();
+        let second = Process::start(&world, 1, None).await.unwrap();
+        let of = |process: &Process| process.store.shared.newest_own_epoch().unwrap();
+        let (one, other) = (of(&first), of(&second));
+        assert_eq!(one.started_ms() + 1, other.started_ms());
+        assert_ne!(one.random_bits(), other.random_bits());
+        // What the first left is recovered: it is not taken for an epoch of the second.
+        let stats = recovered(&second.store).await;
+        assert_eq!((stats.epochs_found, stats.epochs_closed), (1, 1));
+        assert_eq!(world.sealed_of(open.id()).await.1, CAST);
+        second.store.close().await.unwrap();
+    }
+}
+
+/// A recorder of a fleet whose store has nothing left to watch finds one that came later, and died, within minutes.
+#[tokio::test(start_paused = true)]
+async fn a_recorder_that_comes_later_and_dies_is_taken_over_within_minutes() {
+    for comes_back in [false, true] {
+        let world = World::new(Backend::Memory).await;
+        if comes_back {
+            // Known before, and closed: it is a new epoch of a known recorder then.
+            let known = Process::start_as(&world, another_key(&world), 9, None);
+            known.await.unwrap().store.close().await.unwrap();
+        }
+        let watching = Process::start(&world, 1, None).await.unwrap();
+        let stats = recovered(&watching.store).await;
+        assert_eq!(stats.epochs_foreign, 0);
+        tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
+        let listings = |process: &Process| {
+            let log = process.backend.log();
+            log.iter()
+                .filter(|step| step.starts_with("list journal"))
+                .count()
+        };
+        let before = listings(&watching);
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        let per_look = 1 + usize::from(comes_back);
+        assert_eq!(
+            listings(&watching) - before,
+            6 * per_look,
+            "each ten minutes"
+        );
+
+        let late = Process::start_as(&world, another_key(&world), 2, None);
+        let late = late.await.unwrap();
+        let open = recording(&late.store, &[CAST]).await;
+        late.die();
+        tokio::time::sleep(Duration::from_secs(600 + 150)).await;
+        let stats = watching.store.stats().recovery;
+        assert_eq!(
+            (stats.epochs_fenced, stats.epochs_closed),
+            (1, 1),
+            "{stats:?}"
+        );
+        assert_eq!(world.sealed_of(open.id()).await.1, CAST);
     }
 }

@@ -1,0 +1,226 @@
+//! The store's own id: made once, and held against what stands in the store.
+//!
+//! Invariant: no second id is made for a store that holds anything of a first, and no start goes on under an id that an opener
+//! contradicts. An id is durable before anything names it, so that no loss of power looks like its loss. Called by [`super::Store::open`]
+//! and `archive.rs`.
+
+use std::cmp::Reverse;
+use std::sync::atomic::AtomicU64;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use object_store::path::Path;
+use rand_chacha::ChaCha20Rng;
+
+use super::create::{ANSWER_TIMEOUT, Created, Objects, Patience};
+use super::error::StoreError;
+use super::layout;
+use super::opener::{self, ReadOpener};
+use crate::ids::{EpochId, JournalNumber, RecorderId, StoreId};
+use crate::recording::manifest::Manifest;
+
+/// A start that cannot reach its backend says so rather than waiting for it.
+const START_TRIES: u32 = 3;
+/// Of how many recorders a start reads openers, and how many of each, the newest first: one request each. Recovery reads those of
+/// all epochs that have something left to do.
+const RECORDERS_MAX: usize = 64;
+const OPENERS_PER_RECORDER_MAX: usize = 8;
+/// How many names that are none of ours are passed over in the search for one that is.
+const PASSED_OVER_MAX: usize = 10_000;
+
+/// Whoever comes first makes the id; everyone reads the same. When this returns, it is durable, and no opener that was read
+/// names another.
+///
+/// # Errors
+/// [`StoreError::StoreIdLost`], [`StoreError::StoreIdDiffers`]; [`StoreError::ForeignObject`] when what stands there is none; the backend's.
+pub(super) async fn read_or_make(
+    objects: &Objects,
+    rng: &mut ChaCha20Rng,
+) -> Result<StoreId, StoreError> {
+    let drawn = StoreId::random(rng);
+    let id = match read_proven(objects).await? {
+        Some(present) => present,
+        None => make(objects, drawn).await?,
+    };
+    // Whoever made it may not have come to its fsync; what we write names it. If we stop here, the store has an id and nothing else.
+    objects.sync_anew(&layout::store_id()).await?;
+    Ok(id)
+}
+
+/// The id that stands in the store, held against its openers; none where no recorder ever opened it.
+///
+/// # Errors
+/// As [`read_or_make`].
+pub(super) async fn read_proven(objects: &Objects) -> Result<Option<StoreId>, StoreError> {
+    let Some(id) = read_or_miss(objects).await? else {
+        return Ok(None);
+    };
+    for (recorder, epoch) in openers(objects).await? {
+        match opener::read(objects, &recorder, &epoch).await {
+            Ok(ReadOpener::Whole { store_id, .. }) => agrees(id, store_id, &recorder, &epoch)?,
+            // Recovery says what is to be said of them, when their epoch has its turn.
+            Ok(ReadOpener::Absent | ReadOpener::Damaged | ReadOpener::Newer(_)) => {}
+            Err(error) => {
+                // An unreadable sector below one old object is no reason not to record; nor are ten seconds for each of them.
+                tracing::warn!(
+                    error = error.with_causes(),
+                    "an opener cannot be read: the store's id is not held against the others"
+                );
+                break;
+            }
+        }
+    }
+    Ok(Some(id))
+}
+
+/// The id that stands in the store; none where nothing of a recorder stands.
+///
+/// # Errors
+/// [`StoreError::StoreIdLost`] when the store holds something and no id; [`StoreError::ForeignObject`]; the backend's.
+pub(super) async fn read_or_miss(objects: &Objects) -> Result<Option<StoreId>, StoreError> {
+    if let Some(id) = read(objects).await? {
+        return Ok(Some(id));
+    }
+    let Some((name, named)) = holding(objects).await? else {
+        return Ok(None);
+    };
+    // Another start may have made the id and then the object that we found, since we looked.
+    if let Some(id) = read(objects).await? {
+        return Ok(Some(id));
+    }
+    Err(StoreError::StoreIdLost {
+        name: name.to_string(),
+        named,
+    })
+}
+
+/// Fails when an opener names another store than the one it stands in.
+pub(super) fn agrees(
+    id: StoreId,
+    named: StoreId,
+    recorder: &RecorderId,
+    epoch: &EpochId,
+) -> Result<(), StoreError> {
+    if id == named {
+        return Ok(());
+    }
+    Err(StoreError::StoreIdDiffers {
+        present: id,
+        name: layout::journal_object(recorder, epoch, JournalNumber::OPENER).to_string(),
+        named,
+    })
+}
+
+async fn read(objects: &Objects) -> Result<Option<StoreId>, StoreError> {
+    let name = layout::store_id();
+    let present = objects.read(&name).await?;
+    present.map(|bytes| parse(&name, &bytes)).transpose()
+}
+
+async fn make(objects: &Objects, id: StoreId) -> Result<StoreId, StoreError> {
+    let name = layout::store_id();
+    let bytes = Bytes::from(format!("{id}\n"));
+    let (patience, sends) = (Patience::Tries(START_TRIES), AtomicU64::new(0));
+    match objects.create(&name, &bytes, patience, &sends).await? {
+        Created::Durable => Ok(id),
+        Created::Different(present) => parse(&name, &present),
+        Created::Poisoned(source) => Err(StoreError::SyncFailed {
+            name: name.to_string(),
+            source,
+        }),
+    }
+}
+
+fn parse(name: &Path, bytes: &[u8]) -> Result<StoreId, StoreError> {
+    let text = std::str::from_utf8(bytes)
+        .ok()
+        .and_then(|text| text.strip_suffix('\n'));
+    let id = text.and_then(|text| text.parse().ok());
+    id.ok_or_else(|| StoreError::ForeignObject {
+        name: name.to_string(),
+    })
+}
+
+/// Something that a recorder has made here, with the id that it names: an opener if there is one, else a manifest, else
+/// whatever there is.
+async fn holding(objects: &Objects) -> Result<Option<(Path, Option<StoreId>)>, StoreError> {
+    for (recorder, epoch) in openers(objects).await? {
+        if let ReadOpener::Whole { store_id, .. } = opener::read(objects, &recorder, &epoch).await?
+        {
+            let name = layout::journal_object(&recorder, &epoch, JournalNumber::OPENER);
+            return Ok(Some((name, Some(store_id))));
+        }
+    }
+    let is_recording = |name: &Path| layout::parts_of(name).is_some();
+    if let Some(name) = first_below(objects, layout::recordings(), is_recording).await? {
+        let manifest = match layout::manifest_of(&name) {
+            Some(_) => objects.read(&name).await?,
+            None => None,
+        };
+        let manifest = manifest.and_then(|bytes| Manifest::decode(&bytes).ok());
+        return Ok(Some((name, manifest.map(|manifest| manifest.store_id))));
+    }
+    let is_journal = |name: &Path| layout::journal_place_of(name).is_some();
+    let journal = first_below(objects, layout::journal(), is_journal).await?;
+    Ok(journal.map(|name| (name, None)))
+}
+
+/// The newest epochs of each recorder that a listing shows.
+async fn openers(objects: &Objects) -> Result<Vec<(RecorderId, EpochId)>, StoreError> {
+    let mut openers = Vec::new();
+    let recorders = names_in::<RecorderId>(objects, &layout::journal()).await?;
+    for recorder in recorders.into_iter().take(RECORDERS_MAX) {
+        let mut epochs = names_in::<EpochId>(objects, &layout::journal_of(&recorder)).await?;
+        epochs.sort_unstable_by_key(|epoch| Reverse(*epoch));
+        let newest = epochs.into_iter().take(OPENERS_PER_RECORDER_MAX);
+        openers.extend(newest.map(|epoch| (recorder, epoch)));
+    }
+    Ok(openers)
+}
+
+/// What the directories right below `prefix` name.
+pub(super) async fn names_in<T: std::str::FromStr>(
+    objects: &Objects,
+    prefix: &Path,
+) -> Result<Vec<T>, StoreError> {
+    let listing = objects.store().list_with_delimiter(Some(prefix));
+    let listed = answered(prefix, listing).await?;
+    let names = listed.common_prefixes.iter();
+    Ok(names
+        .filter_map(|name| name.filename()?.parse().ok())
+        .collect())
+}
+
+async fn first_below(
+    objects: &Objects,
+    prefix: Path,
+    is_ours: impl Fn(&Path) -> bool,
+) -> Result<Option<Path>, StoreError> {
+    let mut names = objects.store().list(Some(&prefix));
+    for _ in 0..PASSED_OVER_MAX {
+        match answered(&prefix, names.try_next()).await? {
+            Some(object) if is_ours(&object.location) => return Ok(Some(object.location)),
+            Some(_) => {}
+            None => break,
+        }
+    }
+    Ok(None)
+}
+
+/// The answer to a listing, waited for as long as for any other.
+async fn answered<T>(
+    prefix: &Path,
+    listing: impl Future<Output = object_store::Result<T>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, listing).await {
+        Ok(answer) => answer.map_err(|source| StoreError::Object {
+            step: "list",
+            name: prefix.to_string(),
+            source,
+        }),
+        Err(_) => Err(StoreError::Unanswered {
+            step: "list",
+            name: prefix.to_string(),
+        }),
+    }
+}
