@@ -105,6 +105,50 @@ async fn a_recorder_that_drains_refuses_in_words_without_a_body_and_lets_running
 }
 
 #[tokio::test]
+async fn a_recorder_that_has_drained_refuses_in_words_until_it_is_dropped() {
+    // Shorter than the test looks, so that nothing but the recorder itself keeps the port open.
+    let config = IngestConfig {
+        drain_limit: std::time::Duration::from_millis(50),
+        ..IngestConfig::default()
+    };
+    let mut tailnet = LoopbackTailnet::start(config).await;
+    let recorder = tailnet.take_recorder();
+    assert!(soon("the end of the drain", recorder.drain(crate::PATIENCE)).await);
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    for (method, path) in [
+        (Method::HEAD, "/v2/record"),
+        (Method::POST, "/v2/record"),
+        (Method::HEAD, "/v2/event"),
+        (Method::POST, "/v2/event"),
+    ] {
+        let mut late = Uploader::connect(tailnet.uploader(), tailnet.address).await;
+        let response = late.request(method.clone(), path).await;
+        assert_eq!(response.status(), 503, "{method} {path}");
+        assert_eq!(response.headers()["tailtape-reason"], "draining");
+        assert!(response.body().is_end_stream(), "{method} {path}");
+    }
+    let old = b"POST /record HTTP/1.1\r\nHost: r\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n";
+    let answer = String::from_utf8(answer_behind(&tailnet, old).await).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer:?}");
+    assert!(
+        answer.contains("tailtape-reason: draining\r\n"),
+        "{answer:?}"
+    );
+    // Once is as good as twice.
+    assert!(soon("the end of the drain", recorder.drain(crate::PATIENCE)).await);
+
+    drop(recorder);
+    soon("a refused connection", async {
+        while let Ok(mut stream) = tailnet.uploader().dial(tailnet.address).await {
+            // One that came before the port was closed.
+            let mut unread = Vec::new();
+            drop(stream.read_to_end(&mut unread).await);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_idle_session_gets_a_frame_at_least_every_five_seconds() {
     let tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
     let mut uploader = Uploader::connect(tailnet.uploader(), tailnet.address).await;

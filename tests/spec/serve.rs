@@ -273,6 +273,14 @@ async fn drain_waits_for_the_last_upload_and_the_recorder_stays_until_it_is_told
     assert_eq!(text(output.stderr), "draining: 1 uploads still run\n");
     assert_eq!(service.status().await.phase, Phase::Drained);
     assert_eq!(service.status().await.ingest["ended_complete"], 1);
+    // Drained or not, whoever comes is told why it is not taken.
+    let before = service.status().await.ingest["refused_draining"];
+    let mut late = Uploader::connect(&site.uploader, service.address().await).await;
+    let refused = late.request(Method::HEAD, "/v2/record").await;
+    assert_eq!(refused.status(), 503);
+    assert_eq!(refused.headers()["tailtape-reason"], "draining");
+    let counted = service.status().await.ingest["refused_draining"];
+    assert_eq!(counted, before + 1);
     service.signal(Signal::TERM);
     assert_eq!(service.end().await.code(), Some(0), "{}", service.log());
 }
