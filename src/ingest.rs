@@ -10,6 +10,7 @@
 //! [`RecordingSink`].
 
 pub mod ack;
+mod arrived;
 mod begin;
 mod claim;
 mod config;
@@ -69,6 +70,8 @@ struct Shared<S> {
     uploads: Uploads,
     /// Bytes of events that are not yet stored.
     events: Shares,
+    /// Bytes of ended uploads that the store has not taken yet.
+    arrived: Shares,
     connections: ConnectionLimits,
     /// Uploads, until the store has sealed them or given them up.
     tasks: TaskTracker,
@@ -96,6 +99,7 @@ impl<S: RecordingSink> Ingest<S> {
                     config.events_in_flight_bytes_max,
                     config.events_in_flight_bytes_per_node_max,
                 ),
+                arrived: Shares::new(config.arrived_bytes_max, config.arrived_bytes_max),
                 connections: ConnectionLimits::new(
                     config.connections_max,
                     config.connections_per_peer_max,

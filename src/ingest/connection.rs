@@ -27,7 +27,7 @@ use super::sink::RecordingSink;
 use crate::access::Identity;
 
 /// Bytes of one upload that may be in flight: enough for 0.37 Gbit/s at 10 ms.
-const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+pub(super) const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Requests at once on a connection. A stock client has one or two.
 const STREAMS_MAX: u32 = 8;
 /// Room for every stream's window, so that a stalled upload cannot take another's.

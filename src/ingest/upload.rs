@@ -176,9 +176,25 @@ impl Upload {
     /// say [`UploadEnd::TooLong`].
     #[must_use]
     pub fn handle_bytes(&mut self, _now: Instant, bytes: &[u8]) -> usize {
-        if !matches!(self.state, State::Receiving) {
-            return 0;
+        if matches!(self.state, State::Receiving) {
+            self.take(bytes)
+        } else {
+            0
         }
+    }
+
+    /// Bytes that had arrived before we ended the upload, and are looked at behind its end; returns how many of them belong to the recording.
+    pub fn handle_arrived(&mut self, bytes: &[u8]) -> usize {
+        match self.outcome.as_ref().map(|outcome| outcome.cause) {
+            Some(Cause::Stalled | Cause::Shutdown | Cause::Terminated | Cause::DurationLimit) => {
+                self.take(bytes)
+            }
+            // The body was at its end, or the recording was.
+            Some(Cause::Complete | Cause::Reset | Cause::BytesLimit | Cause::Failed) | None => 0,
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> usize {
         let limit = self.config.recording_bytes_max.unwrap_or(u64::MAX);
         let room = limit.saturating_sub(self.received_bytes);
         let taken = bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX));
