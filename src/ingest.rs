@@ -22,6 +22,7 @@ mod linger;
 mod policy;
 mod record_v1;
 mod record_v2;
+mod refused_heads;
 mod response;
 mod routes;
 mod session;

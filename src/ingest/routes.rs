@@ -61,6 +61,7 @@ pub(super) async fn answer<S: RecordingSink>(
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
     }
+    shared.gave_an_answer();
     Ok(response)
 }
 
