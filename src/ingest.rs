@@ -161,7 +161,7 @@ impl<S: RecordingSink> Ingest<S> {
         self.shared.uploads.count().1
     }
 
-    /// Bytes of events that are not yet stored.
+    /// Bytes of events that are not yet stored; a small one counts as 4 KiB.
     #[must_use]
     pub fn event_bytes_in_flight(&self) -> u64 {
         self.shared.events.taken()

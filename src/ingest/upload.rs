@@ -29,6 +29,8 @@ pub struct UploadConfig {
     pub end_stream_hold: Duration,
     /// How long the last frame waits for a peer that does not read.
     pub farewell_limit: Duration,
+    /// The same once this recorder stops: who does not read is not to hold that up.
+    pub farewell_limit_stopping: Duration,
     /// Bytes of one recording; one more ends the upload.
     pub recording_bytes_max: Option<u64>,
     /// How long one recording may go on.
@@ -43,6 +45,7 @@ impl Default for UploadConfig {
             idle_beat: None,
             end_stream_hold: Duration::from_millis(300),
             farewell_limit: Duration::from_secs(30),
+            farewell_limit_stopping: Duration::from_secs(5),
             recording_bytes_max: None,
             recording_duration_max: None,
         }
@@ -246,6 +249,8 @@ impl Upload {
             UploadEnd::Clean => (Cause::Complete, String::new(), Farewell::FinalAck),
             UploadEnd::Reset(reason) => (Cause::Reset, reason, Farewell::Silence),
             UploadEnd::Shutdown(reason) => {
+                let limits = &mut self.config;
+                limits.farewell_limit = limits.farewell_limit.min(limits.farewell_limit_stopping);
                 (Cause::Shutdown, reason.clone(), Farewell::Error(reason))
             }
             UploadEnd::Terminated(reason) => {

@@ -394,6 +394,18 @@ fn take(upload: &mut Upload, now: Instant, bytes: &[u8]) {
 }
 
 #[test]
+fn a_recorder_that_stops_waits_less_for_a_peer_that_does_not_read() {
+    let (start, mut upload) = begin();
+    upload.handle_end(start, UploadEnd::Shutdown("why".to_owned()));
+    upload.handle_sealed(start, 0);
+    assert!(upload.is_frame_due(start));
+    let limit = start + Duration::from_secs(5);
+    assert_eq!(upload.poll_limit(), Some(limit));
+    upload.handle_timeout(limit);
+    assert!(upload.is_closed() && upload.is_cut_short());
+}
+
+#[test]
 fn what_had_arrived_belongs_to_an_upload_that_we_ended_and_to_no_other() {
     let said = || "why".to_owned();
     let config = || UploadConfig {
