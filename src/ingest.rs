@@ -10,6 +10,7 @@
 //! [`RecordingSink`].
 
 pub mod ack;
+mod arrived;
 mod begin;
 mod claim;
 mod config;
@@ -21,6 +22,7 @@ mod linger;
 mod policy;
 mod record_v1;
 mod record_v2;
+mod refused_heads;
 mod response;
 mod routes;
 mod session;
@@ -69,6 +71,8 @@ struct Shared<S> {
     uploads: Uploads,
     /// Bytes of events that are not yet stored.
     events: Shares,
+    /// Bytes of ended uploads that the store has not taken yet.
+    arrived: Shares,
     connections: ConnectionLimits,
     /// Uploads, until the store has sealed them or given them up.
     tasks: TaskTracker,
@@ -96,6 +100,7 @@ impl<S: RecordingSink> Ingest<S> {
                     config.events_in_flight_bytes_max,
                     config.events_in_flight_bytes_per_node_max,
                 ),
+                arrived: Shares::new(config.arrived_bytes_max, config.arrived_bytes_max),
                 connections: ConnectionLimits::new(
                     config.connections_max,
                     config.connections_per_peer_max,
@@ -156,7 +161,7 @@ impl<S: RecordingSink> Ingest<S> {
         self.shared.uploads.count().1
     }
 
-    /// Bytes of events that are not yet stored.
+    /// Bytes of events that are not yet stored; a small one counts as 4 KiB.
     #[must_use]
     pub fn event_bytes_in_flight(&self) -> u64 {
         self.shared.events.taken()

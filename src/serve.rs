@@ -42,7 +42,11 @@ const LOG_KEY: &str = "log-key";
 /// A recorder at work. Dropping it closes its port; open uploads are then sealed as incomplete.
 #[derive(Debug)]
 pub struct Recorder {
+    /// New uploads are refused from then on.
     shutdown: CancellationToken,
+    /// The port is closed from then on.
+    closed: CancellationToken,
+    /// Connections that came before the shutdown.
     tasks: TaskTracker,
     /// Completes when the store has sealed what was uploaded.
     finished: Finished,
@@ -78,6 +82,7 @@ impl Recorder {
         let listener = tailnet.listen(RECORDER_PORT, BACKLOG)?;
         let recorder = Self {
             shutdown: CancellationToken::new(),
+            closed: CancellationToken::new(),
             tasks: TaskTracker::new(),
             finished: {
                 let ingest = ingest.clone();
@@ -87,13 +92,14 @@ impl Recorder {
                 }))
             },
         };
-        recorder.tasks.spawn(accept(
-            tailnet.clone(),
+        let acceptor = Acceptor {
+            tailnet: tailnet.clone(),
             listener,
-            ingest.clone(),
-            recorder.shutdown.clone(),
-            recorder.tasks.clone(),
-        ));
+            ingest: ingest.clone(),
+            shutdown: recorder.shutdown.clone(),
+        };
+        let (tasks, closed) = (recorder.tasks.clone(), recorder.closed.clone());
+        tokio::spawn(closed.run_until_cancelled_owned(acceptor.run(tasks)));
         Ok(recorder)
     }
 
@@ -102,66 +108,91 @@ impl Recorder {
         self.shutdown.cancel();
     }
 
-    /// Refuses new uploads, lets running ones end or reach the drain limit, and waits for their seals
-    /// for at most `wait_max`. True if all of them are done.
-    pub async fn stop(self, wait_max: Duration) -> bool {
-        self.shutdown.cancel();
+    /// Refuses new uploads, lets running ones end or reach the drain limit, and waits for their seals for at most `wait_max`. True if all
+    /// of them are done. The port stays open, also afterwards: whoever comes is refused in words, until the recorder is dropped.
+    pub fn drain(&self, wait_max: Duration) -> impl Future<Output = bool> + Send + use<> {
+        self.refuse_new();
         self.tasks.close();
-        let ended = async {
-            self.tasks.wait().await;
-            (self.finished.0)().await;
+        let (tasks, finished) = (self.tasks.clone(), (self.finished.0)());
+        let ended = async move {
+            tasks.wait().await;
+            finished.await;
         };
-        tokio::time::timeout(wait_max, ended).await.is_ok()
+        async move { tokio::time::timeout(wait_max, ended).await.is_ok() }
+    }
+
+    /// Drains, and closes the port.
+    pub async fn stop(self, wait_max: Duration) -> bool {
+        self.drain(wait_max).await
     }
 }
 
 impl Drop for Recorder {
     fn drop(&mut self) {
         self.shutdown.cancel();
+        self.closed.cancel();
     }
 }
 
-async fn accept<S: RecordingSink>(
+/// Takes connections of the port, and gives each to the ingest.
+struct Acceptor<S> {
     tailnet: Tailnet,
-    mut listener: TcpListener,
+    listener: TcpListener,
     ingest: Ingest<S>,
     shutdown: CancellationToken,
-    tasks: TaskTracker,
-) {
-    // While it drains the port stays open, so that clients are refused in words and go elsewhere.
-    let drained = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(ingest.config().drain_limit).await;
-    };
-    tokio::pin!(drained);
-    loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
+}
+
+impl<S: RecordingSink> Acceptor<S> {
+    /// Until the port is closed. A drain waits for what is in `tasks`, so what comes behind the shutdown is no part of it: clients that ask again
+    /// and again would hold it up.
+    async fn run(mut self, tasks: TaskTracker) {
+        // Nothing that came before the shutdown may be missed, so it is seen here before the tasks can be at their end.
+        let taking = tasks.token();
+        let shutdown = self.shutdown.clone();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                accepted = self.accept() => accepted,
+            };
+            match accepted {
+                Some(connection) => drop(tasks.spawn(connection)),
+                None => return,
+            }
+        }
+        drop(taking);
+        while let Some(refused) = self.accept().await {
+            tokio::spawn(refused);
+        }
+    }
+
+    /// The next connection that is to be served; `None` when there will be no other.
+    async fn accept(&mut self) -> Option<impl Future<Output = ()> + Send + use<S>> {
+        loop {
+            let stream = match self.listener.accept().await {
                 Ok(stream) => stream,
                 Err(error) => {
                     tracing::info!(%error, "no more connections are accepted");
-                    return;
+                    return None;
                 }
-            },
-            () = &mut drained => return,
-            () = only_acceptor(&shutdown, &tasks) => return,
-        };
-        let Some(identity) = identity(&tailnet, &stream) else {
-            tracing::warn!(peer = %stream.peer_addr(), "a peer that the netmap does not know is turned away");
-            continue;
-        };
-        let place = match ingest.connections().admit(&identity.stable_id) {
-            Ok(place) => place,
-            Err(refused) => {
-                tracing::warn!(peer = %stream.peer_addr(), %refused, "a connection is closed unread");
+            };
+            let Some(identity) = identity(&self.tailnet, &stream) else {
+                tracing::warn!(peer = %stream.peer_addr(), "a peer that the netmap does not know is turned away");
                 continue;
-            }
-        };
-        let (ingest, shutdown) = (ingest.clone(), shutdown.clone());
-        tasks.spawn(async move {
-            ingest.serve_connection(stream, identity, shutdown).await;
-            drop(place);
-        });
+            };
+            let place = match self.ingest.connections().admit(&identity.stable_id) {
+                Ok(place) => place,
+                Err(refused) => {
+                    tracing::warn!(peer = %stream.peer_addr(), %refused, "a connection is closed unread");
+                    continue;
+                }
+            };
+            let (ingest, shutdown) = (self.ingest.clone(), self.shutdown.clone());
+            return Some(async move {
+                ingest.serve_connection(stream, identity, shutdown).await;
+                drop(place);
+            });
+        }
     }
 }
 
@@ -178,14 +209,6 @@ pub fn ingest<S: RecordingSink>(tailnet: &Tailnet, sink: S, config: IngestConfig
         })
     });
     Ingest::with_directory(sink, config, directory)
-}
-
-/// Completes when a shutdown was asked for and no connection is left but the acceptor itself.
-async fn only_acceptor(shutdown: &CancellationToken, tasks: &TaskTracker) {
-    shutdown.cancelled().await;
-    while tasks.len() > 1 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// Who is at the far end, by WhoIs of its address; the tunnel has proven the address.

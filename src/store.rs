@@ -469,10 +469,9 @@ impl Store {
             stop: stop.clone(),
         });
         // Uploads do not wait for recovery; they go into the new epoch.
-        let recovering = Recovery::new(Arc::clone(&shared)).run();
-        shared
-            .runtime
-            .spawn(stop.run_until_cancelled_owned(recovering));
+        let recovering = Recovery::new(Arc::clone(&shared)).run_until(stop);
+        // A close waits until it has let go: what it is told by a runtime that ends would look like trouble with the backend.
+        shared.tasks.spawn_on(recovering, &shared.runtime);
         Ok(Self { shared, committer })
     }
 

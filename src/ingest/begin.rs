@@ -17,7 +17,7 @@ use super::config::IngestConfig;
 use super::connection::{BodyEnd, Connection, Running};
 use super::response::{Refusal, refusal};
 use super::session::{Parts, Reply, Session};
-use super::shares::Exceeded;
+use super::shares::{Exceeded, Share};
 use super::sink::{RecordingSink, RecordingWriter};
 use super::stats::Counters;
 use super::upload::{Upload, UploadConfig};
@@ -28,6 +28,7 @@ use crate::store::{Opening, StoreHealth};
 pub(super) struct Begun<W> {
     writer: W,
     slot: Slot,
+    arrived: Share,
     running: Running,
     body_end: BodyEnd,
     health: watch::Receiver<StoreHealth>,
@@ -76,7 +77,9 @@ pub(super) fn begin<S: RecordingSink>(
         unavailable(&error.to_string())
     })?;
     let uploader = shared.identity.clone();
+    let arrived = ingest.arrived.nothing(&uploader.stable_id);
     Ok(Begun {
+        arrived,
         slot: ingest
             .uploads
             .enter(share, writer.id(), uploader, endpoint, since),
@@ -106,6 +109,7 @@ impl<W: RecordingWriter> Begun<W> {
             durable: self.writer.durable(),
             health: self.health,
             slot: self.slot,
+            arrived: self.arrived,
             running: self.running,
             counters: self.counters,
             directory: self.directory,

@@ -34,6 +34,8 @@ pub struct IngestConfig {
     pub recordings_max: u64,
     /// Recordings at once of one node.
     pub recordings_per_node_max: u64,
+    /// Bytes that had arrived of uploads that this recorder ended, and wait for the store behind its own buffer: of all uploads.
+    pub arrived_bytes_max: u64,
     /// Connections at once.
     pub connections_max: u64,
     /// Connections at once of one peer.
@@ -67,6 +69,7 @@ impl Default for IngestConfig {
             policy: UploadPolicy::default(),
             recordings_max: 10_000,
             recordings_per_node_max: 1_000,
+            arrived_bytes_max: 64 * 1024 * 1024,
             connections_max: 12_000,
             connections_per_peer_max: 1_200,
             events: true,

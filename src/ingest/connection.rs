@@ -20,14 +20,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::config::IngestConfig;
-use super::frame_watch::Watched;
+use super::frame_watch::{Heads, Watched};
 use super::linger::lend;
 use super::routes::answer;
 use super::sink::RecordingSink;
 use crate::access::Identity;
 
 /// Bytes of one upload that may be in flight: enough for 0.37 Gbit/s at 10 ms.
-const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+pub(super) const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Requests at once on a connection. A stock client has one or two.
 const STREAMS_MAX: u32 = 8;
 /// Room for every stream's window, so that a stalled upload cannot take another's.
@@ -50,7 +50,7 @@ pub(super) struct Connection<S> {
     pub(super) shutdown: CancellationToken,
     activity: watch::Sender<Activity>,
     abandoned: Arc<AtomicBool>,
-    head_begun: Arc<AtomicBool>,
+    heads: Arc<Heads>,
 }
 
 /// Tells whether a body that ended is whole.
@@ -94,7 +94,7 @@ impl<S> Connection<S> {
         // The second limit is for a head that began and never ended while no request came before it.
         let late = error.is_some_and(hyper::Error::is_timeout)
             || (by_limit && matches!(activity, Activity::Silent(_)));
-        if late && self.head_begun.load(Ordering::Relaxed) {
+        if late && self.heads.begun.load(Ordering::Relaxed) {
             counters.slow_heads.increase();
             tracing::warn!("connection ended: an HTTP/1.1 request head was not complete in time");
         }
@@ -111,9 +111,14 @@ impl<S> Connection<S> {
     }
 
     pub(super) fn heard_a_request(&self) {
-        self.head_begun.store(false, Ordering::Relaxed);
+        self.heads.begun.store(false, Ordering::Relaxed);
         self.activity
             .send_modify(|activity| *activity = activity.with_request());
+    }
+
+    /// Before the answer is on its way.
+    pub(super) fn gave_an_answer(&self) {
+        self.heads.answered.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Keeps the connection open until it is dropped.
@@ -206,7 +211,7 @@ pub(super) async fn drive<S, IO>(
         shutdown,
         activity,
         abandoned: Arc::default(),
-        head_begun: Arc::default(),
+        heads: Arc::default(),
     });
     let (io, lender) = lend(io);
     serve(io, &shared, changes).await;
@@ -225,7 +230,7 @@ where
         io,
         config.header_read_timeout,
         Arc::clone(&shared.ingest.counters),
-        Arc::clone(&shared.head_begun),
+        Arc::clone(&shared.heads),
     );
     let io = TokioIo::new(io);
     let builder = builder(config);

@@ -1,13 +1,16 @@
 //! `POST /v2/event`: one request of a Kubernetes user, stored before it is answered.
 //!
 //! Invariants: every event is answered, in bounded time, because its sender waits for ever; 200 says that it is durable; what is held in memory is counted
-//! against all and against its node as it arrives, so that one that is slow or large cannot keep others out. Called by the [`routes`](super::routes).
+//! against all and against its node as it arrives, so that those that are slow, large or many cannot keep others out. Called by the [`routes`](super::routes).
+
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::connection::BodyEnd;
@@ -21,14 +24,18 @@ use crate::tell::with_causes;
 /// Path of events.
 pub(super) const PATH: &str = "/v2/event";
 
+/// What an event takes at least, however small its body is: its task, who sent it, its place in the store's queue.
+const EVENT_BYTES_MIN: u64 = 4 * 1024;
+
 /// Reads an event, stores it and says how that went.
 pub(super) async fn event<S: RecordingSink>(
     body: Incoming,
     body_end: &BodyEnd,
     uploader: Identity,
     ingest: &Shared<S>,
+    shutdown: &CancellationToken,
 ) -> Response<ResponseBody> {
-    match keep(body, body_end, uploader, ingest).await {
+    match keep(body, body_end, uploader, ingest, shutdown).await {
         Ok(()) => accepted(),
         Err(refused) => refused.response(),
     }
@@ -39,9 +46,19 @@ async fn keep<S: RecordingSink>(
     body_end: &BodyEnd,
     uploader: Identity,
     ingest: &Shared<S>,
+    shutdown: &CancellationToken,
 ) -> Result<(), Refusal> {
     let limit = ingest.config.event_body_limit;
-    let read = tokio::time::timeout(limit, read(body, body_end, &uploader, ingest)).await;
+    let read = tokio::time::timeout(limit, read(body, body_end, &uploader, ingest));
+    let read = tokio::select! {
+        biased;
+        read = read => read,
+        // A body that takes its time is not to hold up a recorder that stops, no more than an upload is.
+        () = drained(shutdown, ingest.config.drain_limit) => {
+            ingest.counters.refused_draining.increase();
+            return Err(refusal(StatusCode::SERVICE_UNAVAILABLE, "draining"));
+        }
+    };
     // The share is held until the event is stored: its bytes are in memory until then.
     let (body, _share) = read.map_err(|_| {
         ingest.counters.refused_event_body.increase();
@@ -80,6 +97,11 @@ async fn keep<S: RecordingSink>(
     }
 }
 
+async fn drained(shutdown: &CancellationToken, limit: Duration) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(limit).await;
+}
+
 /// The whole body, and the share of memory that it holds.
 async fn read<S: RecordingSink>(
     mut body: Incoming,
@@ -107,9 +129,10 @@ async fn read<S: RecordingSink>(
     if body.size_hint().lower() > size_max {
         return Err(too_large());
     }
+    let mut counted_bytes = EVENT_BYTES_MIN;
     let mut share = ingest
         .events
-        .take(&uploader.stable_id, 0)
+        .take(&uploader.stable_id, counted_bytes)
         .map_err(no_memory)?;
     let mut held = BytesMut::new();
     let mut held_bytes = 0_u64;
@@ -126,7 +149,9 @@ async fn read<S: RecordingSink>(
         if held_bytes > size_max {
             return Err(too_large());
         }
-        share.grow(more).map_err(no_memory)?;
+        let uncounted_bytes = held_bytes.saturating_sub(counted_bytes);
+        share.grow(uncounted_bytes).map_err(no_memory)?;
+        counted_bytes = counted_bytes.saturating_add(uncounted_bytes);
         held.extend_from_slice(&bytes);
     }
     if !body_end.is_whole(&body) {

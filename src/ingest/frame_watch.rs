@@ -7,19 +7,20 @@
 //!  5  4  stream
 //! ```
 //!
-//! Invariants: nothing is held but a frame's head; bytes pass unchanged; HTTP/1.1 is only recognised. hyper bounds what it keeps of such frames, but not how
+//! Invariants: nothing is held but the beginning of a frame; bytes pass unchanged; HTTP/1.1 is only recognised. hyper bounds what it keeps of such frames, but not how
 //! many it answers. Wrapped around each stream by the [`connection`](super::connection).
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use super::refused_heads::RefusedHeads;
 use super::session::now;
 use super::stats::Counters;
 
@@ -143,6 +144,11 @@ impl FrameWatch {
         matches!(self.place, Place::Preface(1..) | Place::Other)
     }
 
+    /// Whether what goes out are frames.
+    const fn is_http_2(&self) -> bool {
+        matches!(self.place, Place::FrameHead { .. } | Place::Payload { .. })
+    }
+
     /// When a head must be complete, if one is under way.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.head_since
@@ -205,14 +211,23 @@ impl FrameWatch {
     }
 }
 
-/// A stream whose incoming frames are watched.
+/// What the watch of a connection and those who answer its requests tell each other.
+#[derive(Debug, Default)]
+pub(super) struct Heads {
+    /// Bytes of HTTP/1.1 have come; whoever hears a whole request takes it back.
+    pub(super) begun: AtomicBool,
+    /// How many answers were given; each has one head.
+    pub(super) answered: AtomicU64,
+}
+
+/// A stream whose frames are watched.
 #[derive(Debug)]
 pub(super) struct Watched<IO> {
     io: IO,
     watch: FrameWatch,
+    refused: RefusedHeads,
     counters: Arc<Counters>,
-    /// Bytes of HTTP/1.1 have come; whoever hears a whole request takes it back.
-    head_begun: Arc<AtomicBool>,
+    heads: Arc<Heads>,
     /// Wakes a reader that waits for the rest of a head.
     head_timer: Option<Pin<Box<Sleep>>>,
 }
@@ -222,14 +237,28 @@ impl<IO> Watched<IO> {
         io: IO,
         head_limit: Duration,
         counters: Arc<Counters>,
-        head_begun: Arc<AtomicBool>,
+        heads: Arc<Heads>,
     ) -> Self {
         Self {
             io,
             watch: FrameWatch::new(now(), head_limit),
+            refused: RefusedHeads::default(),
             counters,
-            head_begun,
+            heads,
             head_timer: None,
+        }
+    }
+
+    /// Looks at what went out.
+    fn note_sent(&mut self, bytes: &[u8]) {
+        if !self.watch.is_http_2() {
+            return;
+        }
+        let answered = self.heads.answered.load(Ordering::Relaxed);
+        let told = self.refused.handle_bytes(bytes, answered);
+        if told > 0 {
+            self.counters.refused_head.add(told);
+            tracing::info!("request refused: its head has too many fields or bytes");
         }
     }
 
@@ -259,7 +288,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
             let watched = this.watch.handle_bytes(now(), arrived);
             if !arrived.is_empty() {
                 let begun = this.watch.is_http_1();
-                this.head_begun.store(begun, Ordering::Relaxed);
+                this.heads.begun.store(begun, Ordering::Relaxed);
             }
             return Poll::Ready(watched.map_err(|misbehaviour| this.ended_by(misbehaviour)));
         }
@@ -286,7 +315,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
+        let sent = ready!(Pin::new(&mut self.io).poll_write(context, bytes))?;
+        self.note_sent(bytes.get(..sent).unwrap_or(bytes));
+        Poll::Ready(Ok(sent))
     }
 
     fn poll_write_vectored(
@@ -294,7 +325,14 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, parts)
+        let sent = ready!(Pin::new(&mut self.io).poll_write_vectored(context, parts))?;
+        let mut left = sent;
+        for part in parts {
+            let of_part = part.get(..left).unwrap_or(part);
+            self.note_sent(of_part);
+            left = left.saturating_sub(of_part.len());
+        }
+        Poll::Ready(Ok(sent))
     }
 
     fn is_write_vectored(&self) -> bool {

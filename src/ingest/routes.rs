@@ -61,6 +61,7 @@ pub(super) async fn answer<S: RecordingSink>(
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
     }
+    shared.gave_an_answer();
     Ok(response)
 }
 
@@ -88,7 +89,8 @@ fn route<S: RecordingSink>(request: Request<Incoming>, shared: &Arc<Connection<S
             // In a task of its own a panic is an answer too, and an event that was read is stored although its sender hung up.
             let work = tokio::spawn(async move {
                 let uploader = connection.identity.clone();
-                let response = event_v2::event(body, &body_end, uploader, &connection.ingest).await;
+                let (ingest, shutdown) = (&connection.ingest, &connection.shutdown);
+                let response = event_v2::event(body, &body_end, uploader, ingest, shutdown).await;
                 drop(running);
                 response
             });

@@ -1,7 +1,7 @@
 //! The shell around one upload: reads the body, writes the store, sends what the machine owes.
 //!
 //! Invariants: the body is read only when the store took what came before (that is the back-pressure); frames go on whatever the task waits for; every
-//! byte that arrived before a reset is appended before the recording is closed; once the answer is over, nothing of the connection is held while the
+//! byte that arrived before a reset, or before we ended the upload, is appended before the recording is closed; once the answer is over, nothing of the connection is held while the
 //! store still seals. Started by [`record_v1`](super::record_v1) and [`record_v2`](super::record_v2); decisions are [`upload`](super::upload)'s.
 
 use std::pin::{Pin, pin};
@@ -14,9 +14,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
 use super::ack::AckFrame;
+use super::arrived::Arrived;
 use super::claim::{self, Claim, ClaimReader, Directory};
 use super::connection::{BodyEnd, Running};
 use super::response::FrameSender;
+use super::shares::Share;
 use super::sink::RecordingWriter;
 use super::stats::Counters;
 use super::upload::{Cause, Upload, UploadEnd};
@@ -46,6 +48,8 @@ pub(super) struct Parts {
     pub(super) durable: watch::Receiver<Durable>,
     pub(super) health: watch::Receiver<StoreHealth>,
     pub(super) slot: Slot,
+    /// Grows with what had arrived when the upload was ended.
+    pub(super) arrived: Share,
     pub(super) running: Running,
     pub(super) counters: Arc<Counters>,
     pub(super) directory: Option<Directory>,
@@ -66,6 +70,8 @@ pub(super) struct Session {
     health: Option<watch::Receiver<StoreHealth>>,
     termination: Option<watch::Receiver<Option<String>>>,
     slot: Slot,
+    /// What the store has not taken of the body by the time it is read no more.
+    arrived: Arrived,
     counters: Arc<Counters>,
     timer: Pin<Box<Sleep>>,
     /// `None` once it has resolved.
@@ -95,6 +101,7 @@ impl Session {
             health: Some(health),
             termination: Some(slot.termination()),
             slot,
+            arrived: Arrived::new(parts.arrived),
             counters: parts.counters,
             timer: Box::pin(tokio::time::sleep(FAR_FUTURE)),
             drained: Some(parts.drained),
@@ -110,10 +117,12 @@ impl Session {
     pub(super) async fn run<W: RecordingWriter>(mut self, mut body: Incoming, mut writer: W) {
         self.counters.recordings.increase();
         self.receive(&mut body, &mut writer).await;
+        self.read_arrived(&mut body);
         // What is still buffered of a body that nobody reads is let go.
         drop(body);
         self.slot.ended();
-        let (cause, reason) = self
+        let ended_at = jiff::Timestamp::now();
+        let (cause, mut reason) = self
             .upload
             .outcome()
             .map_or((Cause::Failed, String::new()), |outcome| {
@@ -125,11 +134,22 @@ impl Session {
             self.reply = None;
         }
         self.flags.extend(cause.flag().map(str::to_owned));
+        self.append_arrived(&mut writer).await;
+        let lost_bytes = self.arrived.lost_bytes();
+        if lost_bytes > 0 {
+            tracing::warn!(
+                lost_bytes,
+                "too much of ended uploads waits for the store: this is not kept"
+            );
+            reason = format!(
+                "{reason}; {lost_bytes} bytes that had arrived are not kept: arrived_bytes_max"
+            );
+        }
         let clean = cause == Cause::Complete;
         let end = End {
             clean,
             reason: reason.clone(),
-            ended_at: jiff::Timestamp::now(),
+            ended_at,
             flags: std::mem::take(&mut self.flags),
         };
         match self.during(writer.finish(end)).await {
@@ -190,15 +210,41 @@ impl Session {
         let taken = self.upload.handle_bytes(now(), &bytes);
         let whole = taken == bytes.len();
         bytes.truncate(taken);
-        self.slot.received(self.upload.received_bytes());
-        let taken_bytes = u64::try_from(taken).unwrap_or(u64::MAX);
-        self.counters.recording_bytes.add(taken_bytes);
+        self.count_received(taken);
         match self.while_receiving(writer.append(bytes.clone())).await {
             Some(Ok(())) => self.read_claim(&bytes, writer),
             Some(Err(error)) => self.upload.handle_failed(now(), error.to_string()),
-            None => {}
+            // The upload was ended while the store had no room: what is in our hands had come before.
+            None => self.arrived.keep(&bytes),
         }
         (!whole).then_some(UploadEnd::TooLong)
+    }
+
+    fn count_received(&self, more: usize) {
+        self.slot.received(self.upload.received_bytes());
+        let more_bytes = u64::try_from(more).unwrap_or(u64::MAX);
+        self.counters.recording_bytes.add(more_bytes);
+    }
+
+    /// What came before we ended the upload belongs to it, although the store has not asked for it yet.
+    fn read_arrived(&mut self, body: &mut Incoming) {
+        let upload = &mut self.upload;
+        let before = upload.received_bytes();
+        self.arrived
+            .read(body, |bytes| upload.handle_arrived(bytes));
+        let more = self.upload.received_bytes().saturating_sub(before);
+        self.count_received(usize::try_from(more).unwrap_or(usize::MAX));
+    }
+
+    /// The store takes it when it has room again: behind a stall, when it is back. The uploader is told meanwhile.
+    async fn append_arrived<W: RecordingWriter>(&mut self, writer: &mut W) {
+        while let Some(bytes) = self.arrived.next() {
+            match self.during(writer.append(bytes.clone())).await {
+                Ok(()) => self.read_claim(&bytes, writer),
+                // The recording has failed; its end says so too.
+                Err(error) => return self.upload.handle_failed(now(), error.to_string()),
+            }
+        }
     }
 
     /// Looks up the node that the header names, once it is there.

@@ -49,12 +49,17 @@ impl Shares {
 
     /// Takes `amount` for `peer`.
     pub(super) fn take(&self, peer: &str, amount: u64) -> Result<Share, Exceeded> {
-        let mut share = Share {
+        let mut share = self.nothing(peer);
+        share.grow(amount).map(|()| share)
+    }
+
+    /// A share of `peer` that holds nothing yet.
+    pub(super) fn nothing(&self, peer: &str) -> Share {
+        Share {
             shares: self.clone(),
             peer: peer.to_owned(),
             amount: 0,
-        };
-        share.grow(amount).map(|()| share)
+        }
     }
 
     pub(super) fn all_max(&self) -> u64 {

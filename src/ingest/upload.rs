@@ -29,6 +29,8 @@ pub struct UploadConfig {
     pub end_stream_hold: Duration,
     /// How long the last frame waits for a peer that does not read.
     pub farewell_limit: Duration,
+    /// The same once this recorder stops: who does not read is not to hold that up.
+    pub farewell_limit_stopping: Duration,
     /// Bytes of one recording; one more ends the upload.
     pub recording_bytes_max: Option<u64>,
     /// How long one recording may go on.
@@ -43,6 +45,7 @@ impl Default for UploadConfig {
             idle_beat: None,
             end_stream_hold: Duration::from_millis(300),
             farewell_limit: Duration::from_secs(30),
+            farewell_limit_stopping: Duration::from_secs(5),
             recording_bytes_max: None,
             recording_duration_max: None,
         }
@@ -176,9 +179,25 @@ impl Upload {
     /// say [`UploadEnd::TooLong`].
     #[must_use]
     pub fn handle_bytes(&mut self, _now: Instant, bytes: &[u8]) -> usize {
-        if !matches!(self.state, State::Receiving) {
-            return 0;
+        if matches!(self.state, State::Receiving) {
+            self.take(bytes)
+        } else {
+            0
         }
+    }
+
+    /// Bytes that had arrived before we ended the upload, and are looked at behind its end; returns how many of them belong to the recording.
+    pub fn handle_arrived(&mut self, bytes: &[u8]) -> usize {
+        match self.outcome.as_ref().map(|outcome| outcome.cause) {
+            Some(Cause::Stalled | Cause::Shutdown | Cause::Terminated | Cause::DurationLimit) => {
+                self.take(bytes)
+            }
+            // The body was at its end, or the recording was.
+            Some(Cause::Complete | Cause::Reset | Cause::BytesLimit | Cause::Failed) | None => 0,
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> usize {
         let limit = self.config.recording_bytes_max.unwrap_or(u64::MAX);
         let room = limit.saturating_sub(self.received_bytes);
         let taken = bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX));
@@ -230,6 +249,8 @@ impl Upload {
             UploadEnd::Clean => (Cause::Complete, String::new(), Farewell::FinalAck),
             UploadEnd::Reset(reason) => (Cause::Reset, reason, Farewell::Silence),
             UploadEnd::Shutdown(reason) => {
+                let limits = &mut self.config;
+                limits.farewell_limit = limits.farewell_limit.min(limits.farewell_limit_stopping);
                 (Cause::Shutdown, reason.clone(), Farewell::Error(reason))
             }
             UploadEnd::Terminated(reason) => {

@@ -3,7 +3,7 @@
 //! ```text
 //! state locked ──► socket ──► store open ──► control found ──► node joining, port 80 open ──► runs
 //! control not found ──drain or SIGTERM──► drained
-//! runs ──drain or SIGTERM──► draining: 503, running uploads go on ──► drained ──SIGTERM──► store closed ──► node gone
+//! runs ──drain or SIGTERM──► draining: 503, running uploads go on ──► drained: 503 ──SIGTERM──► store closed ──► node gone
 //! runs ──fenced──► uploads told ──► exit 75
 //! ```
 //!
@@ -181,9 +181,13 @@ enum Stage<'a> {
     /// Control's address is looked for: nothing is taken yet.
     Finding(BoxFuture<'a, Vec<IpAddr>>),
     Taking(Recorder),
-    /// True when all uploads were done in time.
-    Draining(JoinHandle<bool>),
-    Drained,
+    Draining {
+        recorder: Recorder,
+        /// True when all uploads were done in time.
+        task: JoinHandle<bool>,
+    },
+    /// The port, if there ever was one, stays open: who comes is refused in words.
+    Drained(Option<Recorder>),
 }
 
 /// What ends a stage by itself.
@@ -197,10 +201,10 @@ impl Stage<'_> {
     async fn ends(&mut self) -> Step {
         match self {
             Self::Finding(addresses) => Step::Found(addresses.await),
-            Self::Draining(task) => Step::Drained {
+            Self::Draining { task, .. } => Step::Drained {
                 in_time: task.await.unwrap_or(false),
             },
-            Self::Taking(_) | Self::Drained => std::future::pending().await,
+            Self::Taking(_) | Self::Drained(_) => std::future::pending().await,
         }
     }
 }
@@ -234,14 +238,14 @@ impl Running<'_> {
                 () = news(&mut self.node) => self.note_progress()?,
                 _ = fence.tick() => if let Some(error) = self.store.halted() {
                     tracing::error!(error = error.with_causes(), "the store takes no more: uploads are ended");
-                    if let Stage::Taking(recorder) = std::mem::replace(&mut self.stage, Stage::Drained) {
+                    if let Stage::Taking(recorder) = std::mem::replace(&mut self.stage, Stage::Drained(None)) {
                         recorder.stop(FENCED_MAX).await;
                     }
                     // A fenced store says so when it is closed, and that error counts first.
                     return Err(anyhow::Error::new(error).context("the store takes no more"));
                 },
             }
-            if self.stopping && matches!(self.stage, Stage::Drained) {
+            if self.stopping && matches!(self.stage, Stage::Drained(_)) {
                 return Ok(());
             }
         }
@@ -250,7 +254,7 @@ impl Running<'_> {
     /// Control can be found: the node joins, and uploads are taken from then on.
     fn join(&mut self, addresses: &[IpAddr]) -> anyhow::Result<()> {
         // Left at once, because the search is over and must not be asked again.
-        self.stage = Stage::Drained;
+        self.stage = Stage::Drained(None);
         let config = &self.start.config;
         let keys = self.keys.take().context("the node has its keys already")?;
         let joining = join::tailnet_config(config, keys, addresses);
@@ -271,22 +275,27 @@ impl Running<'_> {
 
     /// Once; again it changes nothing.
     fn drain(&mut self) {
-        match std::mem::replace(&mut self.stage, Stage::Drained) {
+        match std::mem::replace(&mut self.stage, Stage::Drained(None)) {
             // Nothing was ever taken, and a node that takes nothing need not join.
             Stage::Finding(_) => self.drained(),
             Stage::Taking(recorder) => {
-                // Refused first, so that whoever reads "draining" can rely on it.
-                recorder.refuse_new();
-                self.live.set_phase(Phase::Draining);
                 let limit = self.start.config.drain_limit.saturating_add(SEALS_MAX);
-                self.stage = Stage::Draining(tokio::spawn(recorder.stop(limit)));
+                // Refused first, so that whoever reads "draining" can rely on it.
+                let task = tokio::spawn(recorder.drain(limit));
+                self.live.set_phase(Phase::Draining);
+                self.stage = Stage::Draining { recorder, task };
             }
-            under_way @ (Stage::Draining(_) | Stage::Drained) => self.stage = under_way,
+            under_way @ (Stage::Draining { .. } | Stage::Drained(_)) => self.stage = under_way,
         }
     }
 
     fn drained(&mut self) {
-        self.stage = Stage::Drained;
+        let recorder = match std::mem::replace(&mut self.stage, Stage::Drained(None)) {
+            Stage::Taking(recorder) | Stage::Draining { recorder, .. } => Some(recorder),
+            Stage::Drained(recorder) => recorder,
+            Stage::Finding(_) => None,
+        };
+        self.stage = Stage::Drained(recorder);
         self.live.set_phase(Phase::Drained);
         if !self.stopping {
             tracing::info!("drained; SIGTERM ends the recorder");

@@ -13,11 +13,13 @@ mod orphans;
 mod tail;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::error::StoreError;
 use super::{Shared, Store, events, layout, store_id};
@@ -170,8 +172,17 @@ impl Recovery {
         }
     }
 
-    /// Runs passes until the store is closed: at once, again while one fails, and as often as foreign recorders are watched.
-    pub(super) async fn run(mut self) {
+    /// Runs until the store is closed. To be stopped half-way was asked for and loses nothing, so it is no warning.
+    pub(super) async fn run_until(self, stop: CancellationToken) {
+        let shared = Arc::clone(&self.shared);
+        match stop.run_until_cancelled(self.run()).await {
+            Some(never) => match never {},
+            None => tell_stopped(&shared.recovery.borrow().stats),
+        }
+    }
+
+    /// Passes, one after the other: at once, again while one fails, and as often as foreign recorders are watched.
+    async fn run(mut self) -> Infallible {
         let mut retry_pause = RETRY_PAUSE_MIN;
         loop {
             let pause = match self.pass().await {
@@ -429,6 +440,21 @@ impl Recovery {
         if let Err(error) = orphans::sweep(&self.shared, alone).await {
             tracing::warn!(error = error.with_causes(), "unused segments stay");
         }
+    }
+}
+
+/// How far it came, if it was not at its end.
+fn tell_stopped(stats: &RecoveryStats) {
+    match stats.state {
+        RecoveryState::Done => {}
+        RecoveryState::Running | RecoveryState::Failed => tracing::info!(
+            recordings_sealed = stats.recordings_sealed,
+            events_rolled = stats.events_rolled,
+            epochs_closed = stats.epochs_closed,
+            epochs_found = stats.epochs_found,
+            epochs_foreign = stats.epochs_foreign,
+            "recovery stops half-way, as asked; the next start goes on with it"
+        ),
     }
 }
 

@@ -6,6 +6,7 @@ use hyper::body::Body;
 use tailtape::ingest::IngestConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::old_uploader::ask;
 use crate::soon;
 use crate::tailnet::LoopbackTailnet;
 use crate::uploader::Uploader;
@@ -47,14 +48,8 @@ async fn a_probe_is_answered_200_and_all_else_404_without_a_body() {
 #[tokio::test]
 async fn a_probe_over_http_1_is_404_so_that_the_client_falls_back() {
     let tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
-    let dial = tailnet.uploader().dial(tailnet.address);
-    let mut stream = soon("a dial", dial).await.unwrap();
     let request = b"HEAD /v2/record HTTP/1.1\r\nHost: recorder\r\nConnection: close\r\n\r\n";
-    stream.write_all(request).await.unwrap();
-    let mut answer = String::new();
-    soon("an answer", stream.read_to_string(&mut answer))
-        .await
-        .unwrap();
+    let answer = ask(tailnet.dial().await, request).await;
     assert!(answer.starts_with("HTTP/1.1 404 "), "{answer:?}");
     assert!(answer.ends_with("\r\n\r\n"), "{answer:?}");
 }
@@ -63,9 +58,7 @@ async fn a_probe_over_http_1_is_404_so_that_the_client_falls_back() {
 async fn a_recorder_that_drains_refuses_in_words_without_a_body_and_lets_running_uploads_end() {
     let mut tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
     let mut running = Uploader::connect(tailnet.uploader(), tailnet.address).await;
-    let mut upload = running.record().await;
-    upload.send("begun before\n").await;
-    upload.until_acked(13).await;
+    let mut upload = running.begin("begun before\n").await;
     let stopping = tokio::spawn(tailnet.take_recorder().stop(crate::PATIENCE));
 
     // The stop has its way before the next request, or this one is still taken: ask until it is refused.
@@ -105,12 +98,54 @@ async fn a_recorder_that_drains_refuses_in_words_without_a_body_and_lets_running
 }
 
 #[tokio::test]
+async fn a_recorder_that_has_drained_refuses_in_words_until_it_is_dropped() {
+    // Shorter than the test looks, so that nothing but the recorder itself keeps the port open.
+    let config = IngestConfig {
+        drain_limit: std::time::Duration::from_millis(50),
+        ..IngestConfig::default()
+    };
+    let mut tailnet = LoopbackTailnet::start(config).await;
+    let recorder = tailnet.take_recorder();
+    assert!(soon("the end of the drain", recorder.drain(crate::PATIENCE)).await);
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    for (method, path) in [
+        (Method::HEAD, "/v2/record"),
+        (Method::POST, "/v2/record"),
+        (Method::HEAD, "/v2/event"),
+        (Method::POST, "/v2/event"),
+    ] {
+        let mut late = Uploader::connect(tailnet.uploader(), tailnet.address).await;
+        let response = late.request(method.clone(), path).await;
+        assert_eq!(response.status(), 503, "{method} {path}");
+        assert_eq!(response.headers()["tailtape-reason"], "draining");
+        assert!(response.body().is_end_stream(), "{method} {path}");
+    }
+    let old = b"POST /record HTTP/1.1\r\nHost: r\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n";
+    let answer = String::from_utf8(answer_behind(&tailnet, old).await).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer:?}");
+    assert!(
+        answer.contains("tailtape-reason: draining\r\n"),
+        "{answer:?}"
+    );
+    // Once is as good as twice.
+    assert!(soon("the end of the drain", recorder.drain(crate::PATIENCE)).await);
+
+    drop(recorder);
+    soon("a refused connection", async {
+        while let Ok(mut stream) = tailnet.uploader().dial(tailnet.address).await {
+            // One that came before the port was closed.
+            let mut unread = Vec::new();
+            drop(stream.read_to_end(&mut unread).await);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_idle_session_gets_a_frame_at_least_every_five_seconds() {
     let tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
     let mut uploader = Uploader::connect(tailnet.uploader(), tailnet.address).await;
-    let mut upload = uploader.record().await;
-    upload.send("then silence\n").await;
-    upload.until_acked(13).await;
+    let mut upload = uploader.begin("then silence\n").await;
     let frame = tokio::time::timeout(SILENCE_MAX, upload.ack()).await;
     assert_eq!(frame.unwrap(), Some(13), "it says again what is durable");
 }
@@ -147,29 +182,12 @@ async fn a_session_that_ends_is_acked_whole_and_stored_byte_for_byte() {
 async fn a_reset_seals_what_had_come_as_incomplete_with_the_reason() {
     let mut tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
     let mut uploader = Uploader::connect(tailnet.uploader(), tailnet.address).await;
-    let mut upload = uploader.record().await;
-    upload.send("half a session").await;
-    upload.until_acked(14).await;
+    let mut upload = uploader.begin("half a session").await;
     upload.reset().await;
     let manifest = tailnet.next_manifest().await;
     assert!(!manifest.clean && manifest.flags.contains(&"incomplete".to_owned()));
     let reason = &manifest.reason;
     assert!(reason.contains("stream error received"), "{reason:?}");
-    assert_eq!(tailnet.stored(&manifest), b"half a session");
-}
-
-#[tokio::test]
-async fn a_connection_that_is_lost_seals_what_had_come_as_incomplete_with_the_reason() {
-    let mut tailnet = LoopbackTailnet::start(IngestConfig::default()).await;
-    let mut uploader = Uploader::connect(tailnet.uploader(), tailnet.address).await;
-    let mut upload = uploader.record().await;
-    upload.send("half a session").await;
-    upload.until_acked(14).await;
-    drop(uploader);
-    let manifest = tailnet.next_manifest().await;
-    assert!(!manifest.clean && manifest.flags.contains(&"incomplete".to_owned()));
-    let reason = &manifest.reason;
-    assert!(reason.contains("broken pipe"), "{reason:?}");
     assert_eq!(tailnet.stored(&manifest), b"half a session");
 }
 
@@ -182,9 +200,7 @@ async fn a_node_that_vanishes_without_a_word_is_missed_and_its_session_sealed_as
     };
     let mut tailnet = LoopbackTailnet::start(config).await;
     let mut uploader = Uploader::connect(tailnet.uploader(), tailnet.address).await;
-    let mut upload = uploader.record().await;
-    upload.send("half a session").await;
-    upload.until_acked(14).await;
+    let _upload = uploader.begin("half a session").await;
     tailnet.vanish();
     let manifest = tailnet.next_manifest().await;
     assert!(!manifest.clean && manifest.flags.contains(&"incomplete".to_owned()));
@@ -198,8 +214,7 @@ const UNREAD_BYTES: usize = 10 * 1024 * 1024;
 
 /// Sends all of `request`, and only then reads; all that was answered. A reset in place of an answer fails the test.
 async fn answer_behind(tailnet: &LoopbackTailnet, request: &[u8]) -> Vec<u8> {
-    let dial = tailnet.uploader().dial(tailnet.address);
-    let mut stream = soon("a dial", dial).await.unwrap();
+    let mut stream = tailnet.dial().await;
     soon("room for all of it", stream.write_all(request))
         .await
         .unwrap();

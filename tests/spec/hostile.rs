@@ -12,8 +12,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 
 /// Sends `request` as it stands and reads until the recorder closes, or resets, the connection.
 async fn answer_to(tailnet: &LoopbackTailnet, request: &[u8]) -> Vec<u8> {
-    let dial = tailnet.uploader().dial(tailnet.address);
-    let mut stream = soon("a dial", dial).await.unwrap();
+    let mut stream = tailnet.dial().await;
     let mut answer = Vec::new();
     let exchange = async {
         // Both fail when the recorder has had enough in the middle, which is an end too.

@@ -13,6 +13,16 @@ const REQUEST: &[u8] =
     b"POST /record HTTP/1.1\r\nHost: 100.64.0.9:80\r\nUser-Agent: Go-http-client/1.1\r\n\
     Transfer-Encoding: chunked\r\nAccept-Encoding: gzip\r\nExpect: 100-continue\r\n\r\n";
 
+/// Sends `request` over HTTP/1.1; all that comes until the connection is closed.
+pub(crate) async fn ask(mut io: impl AsyncRead + AsyncWrite + Unpin, request: &[u8]) -> String {
+    io.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    soon("an answer", io.read_to_string(&mut answer))
+        .await
+        .unwrap();
+    answer
+}
+
 /// One connection, one upload.
 pub(crate) struct OldUploader<IO> {
     io: IO,

@@ -19,6 +19,11 @@ fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
+/// Recordings that a crash left open: enough that a stop finds recovery at work.
+const RECOVERED: usize = 200;
+const UPLOADS_A_CONNECTION: usize = 8;
+const RECOVERY_STOPPED: &str = "recovery stops half-way, as asked";
+
 /// The rest of the answer, frames and all.
 async fn rest_of(upload: Upload) -> String {
     let answer = soon("the end of the answer", upload.into_answer().collect()).await;
@@ -248,6 +253,48 @@ async fn sigterm_refuses_new_uploads_and_seals_and_tells_those_that_outlast_the_
 }
 
 #[tokio::test]
+async fn a_stop_during_recovery_is_no_warning_and_says_how_far_it_came() {
+    let site = Site::new("").await;
+    let mut service = site.serve("log-1").await;
+    let address = service.address().await;
+    let (mut uploaders, mut uploads) = (Vec::new(), Vec::new());
+    while uploads.len() < RECOVERED {
+        let mut uploader = Uploader::connect(&site.uploader, address).await;
+        for _ in 0..UPLOADS_A_CONNECTION {
+            let mut upload = uploader.record().await;
+            upload.send(CAST).await;
+            uploads.push(upload);
+        }
+        uploaders.push(uploader);
+    }
+    for upload in &mut uploads {
+        upload.until_acked(CAST.len() as u64).await;
+    }
+    service.signal(Signal::KILL);
+    service.end().await;
+
+    let mut service = site.start("log-2");
+    service.until_logged("a recording is recovered").await;
+    service.signal(Signal::TERM);
+    assert_eq!(service.end().await.code(), Some(0), "{}", service.log());
+    let log = service.log();
+    let warnings: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("\"WARN\"") || line.contains("\"ERROR\""))
+        .collect();
+    assert!(warnings.is_empty(), "{warnings:#?}");
+    let told = log.lines().find(|line| line.contains(RECOVERY_STOPPED));
+    let told: Value = serde_json::from_str(told.expect(&log)).unwrap();
+    assert_eq!(told["level"], "INFO");
+    let recovered = log.matches("a recording is recovered").count();
+    assert_eq!(told["recordings_sealed"], recovered, "{log}");
+    assert_eq!(
+        (&told["epochs_found"], &told["epochs_closed"]),
+        (&1.into(), &0.into())
+    );
+}
+
+#[tokio::test]
 async fn drain_waits_for_the_last_upload_and_the_recorder_stays_until_it_is_told_to_end() {
     let site = Site::new("drain_limit = \"1h\"").await;
     let mut service = site.serve("log").await;
@@ -273,6 +320,14 @@ async fn drain_waits_for_the_last_upload_and_the_recorder_stays_until_it_is_told
     assert_eq!(text(output.stderr), "draining: 1 uploads still run\n");
     assert_eq!(service.status().await.phase, Phase::Drained);
     assert_eq!(service.status().await.ingest["ended_complete"], 1);
+    // Drained or not, whoever comes is told why it is not taken.
+    let before = service.status().await.ingest["refused_draining"];
+    let mut late = Uploader::connect(&site.uploader, service.address().await).await;
+    let refused = late.request(Method::HEAD, "/v2/record").await;
+    assert_eq!(refused.status(), 503);
+    assert_eq!(refused.headers()["tailtape-reason"], "draining");
+    let counted = service.status().await.ingest["refused_draining"];
+    assert_eq!(counted, before + 1);
     service.signal(Signal::TERM);
     assert_eq!(service.end().await.code(), Some(0), "{}", service.log());
 }

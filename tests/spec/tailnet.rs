@@ -7,7 +7,7 @@ use std::time::Duration;
 use netstack::control::AuthKey;
 use netstack::devnet::{AuthKeySpec, DevNet, DevNetConfig};
 use netstack::io::keystore::KeyStore;
-use netstack::io::{Tailnet, TailnetConfig};
+use netstack::io::{Tailnet, TailnetConfig, TcpStream};
 use netstack::tcpip::TcpConfig;
 use tailtape::dev::Announcing;
 use tailtape::ids::LogKey;
@@ -84,6 +84,13 @@ impl LoopbackTailnet {
     /// The node that uploads.
     pub(crate) fn uploader(&self) -> &Tailnet {
         &self.uploader
+    }
+
+    /// A connection from there to the recorder.
+    pub(crate) async fn dial(&self) -> TcpStream {
+        soon("a dial", self.uploader.dial(self.address))
+            .await
+            .unwrap()
     }
 
     /// Ends the node that uploads, in the middle of everything and without a word: nothing drives it any more.

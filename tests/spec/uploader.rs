@@ -107,6 +107,14 @@ impl Uploader {
         }
     }
 
+    /// An upload that has begun: `text` is acked.
+    pub(crate) async fn begin(&mut self, text: &'static str) -> Upload {
+        let mut upload = self.record().await;
+        upload.send(text).await;
+        upload.until_acked(text.len() as u64).await;
+        upload
+    }
+
     async fn send(&mut self, method: Method, path: &str, body: RequestBody) -> Response<Incoming> {
         let request = Request::builder()
             .method(method)

@@ -66,7 +66,7 @@ async fn the_answer_waits_until_the_event_is_durable() {
     let mut byte = [0];
     let early = tokio::time::timeout(Duration::from_secs(20), client.0.read(&mut byte)).await;
     assert!(early.is_err(), "not a byte of an answer");
-    assert_eq!(served.ingest.event_bytes_in_flight(), BODY.len() as u64);
+    assert_eq!(served.ingest.event_bytes_in_flight(), 4096);
     sink.become_(Mood::Prompt);
     assert!(client.rest().await.contains(" 200 OK\r\n"));
     assert_eq!(sink.events().len(), 1);
@@ -171,8 +171,8 @@ async fn an_event_that_becomes_too_large_is_refused_at_the_limit() {
 async fn memory_is_counted_as_bodies_arrive_for_all_and_for_each_node() {
     let sink = MemorySink::new(Mood::Prompt);
     let config = IngestConfig {
-        events_in_flight_bytes_max: 250,
-        events_in_flight_bytes_per_node_max: 150,
+        events_in_flight_bytes_max: 250_000,
+        events_in_flight_bytes_per_node_max: 150_000,
         ..IngestConfig::default()
     };
     let ingest = Ingest::new(sink.clone(), config);
@@ -181,7 +181,7 @@ async fn memory_is_counted_as_bodies_arrive_for_all_and_for_each_node() {
         async move {
             let mut client = TextClient(serve_on(&ingest, node).io);
             // What is declared is not yet held.
-            let head = post("").replace("Length: 0", "Length: 100000");
+            let head = post("").replace("Length: 0", "Length: 1000000");
             client.write(head.as_bytes()).await;
             client.write(&vec![b'x'; held]).await;
             client
@@ -193,15 +193,15 @@ async fn memory_is_counted_as_bodies_arrive_for_all_and_for_each_node() {
         })
         .await;
     };
-    let mut first = slow("n1", 100).await;
-    settled(100).await;
-    let mut greedy = slow("n1", 100).await;
+    let mut first = slow("n1", 100_000).await;
+    settled(100_000).await;
+    let mut greedy = slow("n1", 100_000).await;
     let answer = greedy.rest().await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert!(answer.contains("per_node_max"), "{answer}");
-    let _second = slow("n2", 140).await;
-    settled(240).await;
-    let mut third = slow("n3", 20).await;
+    let _second = slow("n2", 140_000).await;
+    settled(240_000).await;
+    let mut third = slow("n3", 20_000).await;
     let answer = third.rest().await;
     assert!(answer.contains(": events_in_flight_bytes_max"), "{answer}");
     assert_eq!(ingest.stats().refused_event_memory, 2);
@@ -222,7 +222,9 @@ async fn an_event_that_is_cut_off_is_not_stored_and_one_whose_sender_hung_up_beh
     let ingest = Ingest::new(sink.clone(), IngestConfig::default());
     let cut = serve_on(&ingest, "n1");
     let mut client = TextClient(cut.io);
-    let request = post(BODY);
+    // Above what any event counts as.
+    let body = BODY.repeat(100);
+    let request = post(&body);
     client.write(&request.as_bytes()[..request.len() - 1]).await;
     drop(client);
     cut.server.await.unwrap();
@@ -231,7 +233,7 @@ async fn an_event_that_is_cut_off_is_not_stored_and_one_whose_sender_hung_up_beh
     let mut client = TextClient(whole.io);
     client.write(request.as_bytes()).await;
     until("the whole event is held", || {
-        (ingest.event_bytes_in_flight() == BODY.len() as u64).then_some(())
+        (ingest.event_bytes_in_flight() == body.len() as u64).then_some(())
     })
     .await;
     drop(client);
@@ -243,4 +245,57 @@ async fn an_event_that_is_cut_off_is_not_stored_and_one_whose_sender_hung_up_beh
     .await;
     assert_eq!(sink.events().len(), 1);
     assert_eq!(ingest.stats().refused_event_body, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_events_that_wait_for_the_store_are_bounded_also_when_their_senders_are_gone() {
+    const EVENTS: u64 = 16;
+    let sink = MemorySink::new(Mood::Stalled);
+    let config = IngestConfig {
+        events_in_flight_bytes_per_node_max: EVENTS * 4096,
+        ..IngestConfig::default()
+    };
+    let ingest = Ingest::new(sink.clone(), config);
+    for count in 1..=EVENTS {
+        let sender = serve_on(&ingest, "n1");
+        let mut client = TextClient(sender.io);
+        client.write(post("{}").as_bytes()).await;
+        until("the event is read", || {
+            (ingest.event_bytes_in_flight() == count * 4096).then_some(())
+        })
+        .await;
+        drop(client);
+        sender.server.await.unwrap();
+    }
+    let mut client = TextClient(serve_on(&ingest, "n1").io);
+    client.write(post("{}").as_bytes()).await;
+    assert!(client.rest().await.starts_with("HTTP/1.1 503 "));
+    assert_eq!(ingest.stats().refused_event_memory, 1);
+    // Another node has room, and what waits is stored.
+    let mut other = TextClient(serve_on(&ingest, "n2").io);
+    other.write(post("{}").as_bytes()).await;
+    sink.become_(Mood::Prompt);
+    assert!(other.rest().await.starts_with("HTTP/1.1 200 "));
+    assert_eq!(sink.events().len() as u64, EVENTS + 1);
+    assert_eq!(ingest.event_bytes_in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_whose_body_drips_does_not_hold_up_a_recorder_that_stops() {
+    let sink = MemorySink::new(Mood::Prompt);
+    let served = serve(&sink);
+    let mut client = TextClient(served.io);
+    let request = post(BODY);
+    client.write(&request.as_bytes()[..request.len() - 1]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    served.shutdown.cancel();
+    let stopped = Instant::now();
+    let answer = client.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("tailtape-reason: draining\r\n"), "{answer}");
+    drop(client);
+    served.server.await.unwrap();
+    assert_eq!(stopped.elapsed().as_secs(), 20);
+    assert_eq!(served.ingest.stats().refused_draining, 1);
+    assert!(sink.events().is_empty());
 }

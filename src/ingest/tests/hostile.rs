@@ -7,7 +7,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::client::{
-    Client, DATA, GOAWAY, HEADERS, RST_STREAM, RawClient, TextClient, serve, serve_on,
+    Client, DATA, END_STREAM, GOAWAY, HEADERS, RST_STREAM, RawClient, RawFrame, TextClient, serve,
+    serve_on,
 };
 use super::memory_sink::{MemorySink, Mood};
 use super::{EVENT, HEADER};
@@ -195,6 +196,66 @@ async fn what_hyper_itself_refuses_for_its_head_is_counted_too() {
         assert_eq!(ingest.stats().refused_head, count);
     }
     assert_eq!(ingest.stats().slow_heads, 0);
+}
+
+/// Reads frames of HTTP/2 up to the head of the answer on `stream`, or the end.
+async fn head_of(client: &mut RawClient, stream: u32) -> Option<RawFrame> {
+    loop {
+        let frame = client.read().await?;
+        if frame.kind == HEADERS && frame.stream == stream {
+            return Some(frame);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn heads_that_the_frame_layer_of_http_2_refuses_are_counted_and_no_others() {
+    let sink = MemorySink::new(Mood::Prompt);
+    let ingest = Ingest::new(sink.clone(), IngestConfig::default());
+    let mut client = RawClient::connect(serve_on(&ingest, "n1").io).await;
+    // A field of 127 + 19,873 bytes, as HPACK writes lengths.
+    let field = [&[0, 1, b'x', 0x7f, 0xa1, 0x9b, 0x01][..], &[b'a'; 20_000]].concat();
+    client.post(1, "POST", "/v2/record").await;
+    assert!(head_of(&mut client, 1).await.is_some());
+    let mut refused = 0;
+    for stream in [3, 5] {
+        client.write(HEADERS, 0, stream, &[0x86]).await;
+        for piece in field.chunks(16_000) {
+            client.write(CONTINUATION, 0, stream, piece).await;
+        }
+        client.write(CONTINUATION, 4, stream, &[]).await;
+        let head = head_of(&mut client, stream).await.unwrap();
+        assert_ne!(head.flags & END_STREAM, 0);
+        refused += 1;
+        assert_eq!(ingest.stats().refused_head, refused);
+    }
+    // One that is refused by us, for another reason, and the running upload: neither counts.
+    client.post(7, "POST", "/elsewhere").await;
+    head_of(&mut client, 7).await.unwrap();
+    client.write(DATA, END_STREAM, 1, HEADER).await;
+    assert!(sink.until_ended(0).await.clean);
+    client.read_all(GOAWAY).await;
+    let stats = ingest.stats();
+    assert_eq!((stats.refused_head, stats.refused_unknown), (2, 1));
+
+    // A field of 4,000 bytes that goes into the table, and then is named again and again.
+    let bomb = [
+        &[0x40, 1, b'x', 0x7f, 0xa1, 0x1e][..],
+        &[b'a'; 4_000],
+        &[0xbe; 12_000],
+    ]
+    .concat();
+    let many = vec![Vec::new(); 10];
+    for (first, pieces) in [(vec![0x86], many), (bomb, Vec::new())] {
+        let mut client = RawClient::connect(serve_on(&ingest, "n1").io).await;
+        client.write(HEADERS, 0, 1, &first).await;
+        for piece in pieces {
+            client.write(CONTINUATION, 0, 1, &piece).await;
+        }
+        assert_eq!(client.read_all(GOAWAY).await.len(), 1);
+        refused += 1;
+        assert_eq!(ingest.stats().refused_head, refused);
+    }
 }
 
 #[tokio::test(start_paused = true)]

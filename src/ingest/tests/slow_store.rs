@@ -28,10 +28,15 @@ struct Slow {
 
 impl Slow {
     async fn open() -> Self {
+        Self::open_with(|_config| {}).await
+    }
+
+    async fn open_with(change: impl FnOnce(&mut StoreConfig)) -> Self {
         let backend = ThrottledStore::new(InMemory::new(), ThrottleConfig::default());
         let backend = Arc::new(backend);
         let objects = Arc::clone(&backend);
-        let config = StoreConfig::new(StoreUrl::Memory, LogKey::from_bytes([7; LogKey::BYTES]));
+        let mut config = StoreConfig::new(StoreUrl::Memory, LogKey::from_bytes([7; LogKey::BYTES]));
+        change(&mut config);
         let rng = ChaCha20Rng::seed_from_u64(7);
         let opened = Store::open_with(config, objects, None, rng, jiff::Timestamp::now);
         let store = opened.await.unwrap();
@@ -193,4 +198,44 @@ async fn a_backend_that_never_answers_ends_uploads_at_the_stall_limit_and_all_is
     recording.end();
     assert_eq!(acked(recording.rest().await.last().unwrap()), before);
     assert_eq!(slow.ingest.stats().ended_stalled, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_that_came_before_a_stall_is_sealed_when_the_store_is_back_whatever_room_its_buffer_had()
+ {
+    const SESSIONS: u64 = 3;
+    const PIECES: u64 = 12;
+    const PIECE_BYTES: u64 = 50_000;
+    // Less than one session sends, and less in all than all of them do.
+    let slow = Slow::open_with(|config| {
+        config.upload_buffer_bytes_max = 100_000;
+        config.buffer_bytes_max = 200_000;
+    })
+    .await;
+    let mut ids = Vec::new();
+    let mut sessions = Vec::new();
+    slow.put_takes(Duration::from_secs(24 * 60 * 60));
+    for _ in 0..SESSIONS {
+        let mut client = Client::connect(slow.connect()).await;
+        let mut recording = client.record().await;
+        for piece in 0..PIECES {
+            let byte = b'a' + u8::try_from(piece).unwrap();
+            recording.send(vec![byte; 50_000]).await;
+        }
+        sessions.push((client, recording));
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    ids.extend(slow.ingest.uploads().iter().map(|upload| upload.id));
+    for (_client, recording) in &mut sessions {
+        let frames = recording.rest().await;
+        assert!(frames.last().unwrap().starts_with("{\"error\":"));
+    }
+    slow.put_takes(Duration::ZERO);
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_eq!(slow.ingest.sealing(), 0);
+    for id in ids {
+        let manifest = slow.store.find(id).await.unwrap();
+        assert!(manifest.flags.contains(&"incomplete".to_owned()));
+        assert_eq!(manifest.bytes, PIECES * PIECE_BYTES);
+    }
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use http::Method;
 use tokio::time::Instant;
 
-use super::client::{Client, TextClient, serve, serve_on};
+use super::client::{Client, Recording, TextClient, serve, serve_on, serve_with};
 use super::memory_sink::{MemorySink, Mood, broken};
 use super::{EVENT, HEADER};
+use crate::ingest::IngestConfig;
 use crate::store::StoreHealth;
 
 #[tokio::test(start_paused = true)]
@@ -66,6 +67,101 @@ async fn an_upload_whose_share_of_the_buffer_is_full_is_told_too() {
     sink.stall("the disk");
     assert!(recording.text().await.starts_with("{\"error\":"));
     assert!(recording.frame().await.is_none());
+}
+
+/// A stalled upload: its first bytes, and many more behind them that the store never asked for. All that was sent.
+async fn fill(client: &mut Client) -> (Recording, Vec<u8>) {
+    let mut recording = client.record().await;
+    recording.send(HEADER).await;
+    let mut sent = HEADER.to_vec();
+    for count in 0..10_u8 {
+        let piece = vec![b'a' + count; 60_000];
+        recording.send(piece.clone()).await;
+        sent.extend(piece);
+    }
+    // All of it is below the window, so it arrives.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    (recording, sent)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_had_arrived_when_the_store_stalled_is_kept_although_there_was_no_room_for_it() {
+    let sink = MemorySink::new(Mood::Stalled);
+    let served = serve(&sink);
+    let mut client = Client::connect(served.io).await;
+    let (mut recording, sent) = fill(&mut client).await;
+    assert_eq!(sink.with(0, |recorded| recorded.received), 0);
+    sink.stall("the disk");
+    let stalled = Instant::now();
+    assert!(recording.rest().await[0].starts_with("{\"error\":"));
+    assert_eq!(stalled.elapsed(), Duration::ZERO, "it is told at once");
+    client.connection.await.unwrap();
+    assert!(sink.with(0, |recorded| recorded.end.is_none()));
+    let waiting = &served.ingest.uploads()[0];
+    assert!(waiting.ended);
+    assert_eq!(waiting.received_bytes, sent.len() as u64);
+
+    sink.become_(Mood::Prompt);
+    let end = sink.until_ended(0).await;
+    assert!(!end.clean && end.reason.ends_with("no answer in time"));
+    assert!(sink.with(0, |recorded| recorded.bytes == sent));
+    served.server.await.unwrap();
+    assert_eq!(served.ingest.stats().recording_bytes, sent.len() as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_upload_too_keeps_what_the_store_had_no_room_for() {
+    let sink = MemorySink::new(Mood::Stalled);
+    let served = serve(&sink);
+    let mut client = TextClient::begin(served.io).await;
+    client.chunk(HEADER).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    sink.stall("the disk");
+    assert_eq!(client.rest().await, "");
+    sink.become_(Mood::Prompt);
+    assert!(!sink.until_ended(0).await.clean);
+    let stored = sink.with(0, |recorded| recorded.bytes.clone());
+    assert_eq!(stored, HEADER);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_behind_a_stall_is_bounded_and_a_recording_says_how_much_of_it_is_gone() {
+    const ARRIVED_BYTES_MAX: u64 = 900_000;
+    let sink = MemorySink::new(Mood::Stalled);
+    let config = IngestConfig {
+        arrived_bytes_max: ARRIVED_BYTES_MAX,
+        ..IngestConfig::default()
+    };
+    let served = serve_with(&sink, config);
+    let mut client = Client::connect(served.io).await;
+    let (mut first, sent) = fill(&mut client).await;
+    let (mut second, _) = fill(&mut client).await;
+    sink.stall("the disk");
+    first.rest().await;
+    second.rest().await;
+    sink.become_(Mood::Prompt);
+    let mut kept_bytes = 0;
+    for index in 0..2 {
+        let end = sink.until_ended(index).await;
+        let stored = sink.with(index, |recorded| recorded.bytes.clone());
+        assert!(sent.starts_with(&stored), "a prefix, without a gap");
+        let lost = sent.len() - stored.len();
+        let told = format!("; {lost} bytes that had arrived are not kept: arrived_bytes_max");
+        assert_eq!(end.reason.ends_with(&told), lost > 0, "{}", end.reason);
+        kept_bytes += stored.len() as u64;
+    }
+    assert!(kept_bytes <= ARRIVED_BYTES_MAX);
+    assert!(kept_bytes > ARRIVED_BYTES_MAX - 64 * 1024, "{kept_bytes}");
+    // The room is there for the next.
+    sink.say(StoreHealth::Ready);
+    sink.become_(Mood::Stalled);
+    let mut client = Client::connect(serve_on(&served.ingest, "n1").io).await;
+    let (mut third, sent) = fill(&mut client).await;
+    sink.stall("the disk");
+    third.rest().await;
+    sink.become_(Mood::Prompt);
+    sink.until_ended(2).await;
+    assert!(sink.with(2, |recorded| recorded.bytes == sent));
 }
 
 #[tokio::test(start_paused = true)]

@@ -392,3 +392,56 @@ fn begin() -> (Instant, Upload) {
 fn take(upload: &mut Upload, now: Instant, bytes: &[u8]) {
     assert_eq!(upload.handle_bytes(now, bytes), bytes.len());
 }
+
+#[test]
+fn a_recorder_that_stops_waits_less_for_a_peer_that_does_not_read() {
+    let (start, mut upload) = begin();
+    upload.handle_end(start, UploadEnd::Shutdown("why".to_owned()));
+    upload.handle_sealed(start, 0);
+    assert!(upload.is_frame_due(start));
+    let limit = start + Duration::from_secs(5);
+    assert_eq!(upload.poll_limit(), Some(limit));
+    upload.handle_timeout(limit);
+    assert!(upload.is_closed() && upload.is_cut_short());
+}
+
+#[test]
+fn what_had_arrived_belongs_to_an_upload_that_we_ended_and_to_no_other() {
+    let said = || "why".to_owned();
+    let config = || UploadConfig {
+        recording_bytes_max: Some(10),
+        recording_duration_max: Some(Duration::from_secs(60)),
+        ..UploadConfig::default()
+    };
+    type End = fn(&mut Upload, Instant, String);
+    let table: [(End, usize); 7] = [
+        (|upload, now, why| upload.handle_stalled(now, why), 7),
+        (
+            |upload, now, why| upload.handle_end(now, UploadEnd::Shutdown(why)),
+            7,
+        ),
+        (
+            |upload, now, why| upload.handle_end(now, UploadEnd::Terminated(why)),
+            7,
+        ),
+        (
+            |upload, now, _| upload.handle_timeout(now + Duration::from_secs(60)),
+            7,
+        ),
+        (|upload, now, why| upload.handle_failed(now, why), 0),
+        (
+            |upload, now, why| upload.handle_end(now, UploadEnd::Reset(why)),
+            0,
+        ),
+        (|upload, now, _| upload.handle_end(now, UploadEnd::Clean), 0),
+    ];
+    for (index, (end, taken)) in table.into_iter().enumerate() {
+        let (start, mut upload) = begin_with(config());
+        assert_eq!(upload.handle_arrived(b"not yet"), 0);
+        assert_eq!(upload.handle_bytes(start, b"abc"), 3);
+        end(&mut upload, start, said());
+        assert_eq!(upload.handle_bytes(start, b"late"), 0);
+        assert_eq!(upload.handle_arrived(b"behind it"), taken, "{index}");
+        assert_eq!(upload.received_bytes(), 3 + taken as u64);
+    }
+}

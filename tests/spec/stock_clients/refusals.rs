@@ -4,12 +4,10 @@ use http::Method;
 use hyper::body::Body;
 use tailtape::capture::AckFrame;
 use tailtape::ingest::{IngestConfig, UploadPolicy};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{runtime, virtual_time};
 use crate::bench::Bench;
-use crate::old_uploader::OldUploader;
-use crate::soon;
+use crate::old_uploader::{OldUploader, ask};
 use crate::tailnet::LoopbackTailnet;
 use crate::uploader::Uploader;
 
@@ -20,14 +18,8 @@ pub(super) fn c05() {
             ..IngestConfig::default()
         };
         let tailnet = LoopbackTailnet::start(config).await;
-        let dial = tailnet.uploader().dial(tailnet.address);
-        let mut stream = soon("a dial", dial).await.unwrap();
         let probe = b"HEAD /v2/event HTTP/1.1\r\nHost: r\r\nConnection: close\r\n\r\n";
-        stream.write_all(probe).await.unwrap();
-        let mut answer = String::new();
-        soon("an answer", stream.read_to_string(&mut answer))
-            .await
-            .unwrap();
+        let answer = ask(tailnet.dial().await, probe).await;
         assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
     });
 }
@@ -43,13 +35,8 @@ pub(super) fn c06() {
             assert!(response.body().is_end_stream());
         }
         assert_eq!(uploader.record().await.status, 503);
-        let mut stream = bench.connect();
         let event = b"POST /v2/event HTTP/1.1\r\nHost: r\r\nContent-Length: 3\r\n\r\n{}\n";
-        stream.write_all(event).await.unwrap();
-        let mut answer = String::new();
-        soon("an answer", stream.read_to_string(&mut answer))
-            .await
-            .unwrap();
+        let answer = ask(bench.connect(), event).await;
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
         let Err(refused) = OldUploader::record(bench.connect()).await else {
             panic!("taken");
@@ -71,9 +58,7 @@ pub(super) fn c07() {
         assert_eq!(refused.status, 403);
         let reason = refused.headers["tailtape-reason"].to_str().unwrap();
         assert!(reason.starts_with("upload = tags"), "{reason}");
-        let dial = tailnet.uploader().dial(tailnet.address);
-        let stream = soon("a dial", dial).await.unwrap();
-        let Err(refused) = OldUploader::record(stream).await else {
+        let Err(refused) = OldUploader::record(tailnet.dial().await).await else {
             panic!("taken");
         };
         assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
@@ -86,9 +71,7 @@ pub(super) fn c08() {
     virtual_time().block_on(async {
         let bench = Bench::start(IngestConfig::default()).await;
         let mut uploader = Uploader::over(bench.connect()).await;
-        let mut upload = uploader.record().await;
-        upload.send("x").await;
-        upload.until_acked(1).await;
+        let mut upload = uploader.begin("x").await;
         let id = bench.ingest.uploads()[0].id;
         assert!(bench.ingest.terminate(id, "ended by an operator"));
         let Some(AckFrame::Failed { message }) = upload.frame().await else {
@@ -108,9 +91,7 @@ pub(super) fn x02() {
     virtual_time().block_on(async {
         let bench = Bench::start(IngestConfig::default()).await;
         let mut uploader = Uploader::over(bench.connect()).await;
-        let mut upload = uploader.record().await;
-        upload.send("one line\n").await;
-        upload.until_acked(9).await;
+        let mut upload = uploader.begin("one line\n").await;
         bench.store.stall();
         let Some(AckFrame::Failed { message }) = upload.frame().await else {
             panic!("no error frame");
