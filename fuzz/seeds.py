@@ -100,6 +100,11 @@ seed("path", "pinged_first", tell([], []) + says(25, PING) + bytes([ANSWER, 25])
 seed("path", "held_handshake", tell([9], []) + bytes([6]) + piece(b"\x01" + bytes(147)) + bytes([ROUTE, ANSWER, 9]))
 seed("path", "foreign", tell([9], []) + bytes([0, 9]) + piece(PING_PACKET) + bytes([0, 9]) + piece(PING_PACKET[:61]))
 seed("path", "peer_leaves", tell([9], [17]) + bytes([ROUTE, ANSWER, 9]) + bytes([TELL]) + tell([9], []) + bytes([ROUTE]))
+RELAY = 7
+relay = lambda sub: bytes([RELAY | sub << 3])
+relayed = lambda payload, region=900: relay(5) + u16(region) + b"\x07" + piece(payload)
+seed("path", "called", tell([], []) + relay(0) + b"\x01" + relay(1) + b"\x02" + bytes([9, 17]) + bytes([ROUTE]) + relayed(CALL) + bytes([ANSWER, 9, ROUTE]) + wait(6500) + bytes([ROUTE]) + relay(3) + bytes([ROUTE]))
+seed("path", "relayed_ping", tell([9], []) + relayed(PING) + relayed(CALL) + relayed(CALL) + wait(1000) + relayed(CALL) + relay(2) + b"\x09" + relay(4) + u16(900) + piece(PING_PACKET))
 seed("path", "many_candidates", tell(range(1, 250), range(100, 250)) + bytes([ROUTE, ROUTE | 0x80]) + wait(5001) + bytes([ROUTE]))
 
 # Inner packets, and WireGuard: src/wireguard.rs.

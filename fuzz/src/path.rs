@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use netstack::disco::{DiscoBox, Message, TxId};
 use netstack::key::{DiscoPrivate, NodePrivate, NodePublic};
-use netstack::path::{PathEvent, Paths, PeerPath};
+use netstack::path::{PathEvent, Paths, PeerPath, Way};
 
 use super::script::{Script, bend, epoch};
 
@@ -111,7 +111,8 @@ impl World {
             }
             3 => {
                 let node = peer.node;
-                if let Some(to) = self.paths.route(now, &node) {
+                let route = self.paths.route(now, &node);
+                if let Some(to) = route.direct {
                     assert!(peer.proven.contains(&to), "{to} was never proven");
                 }
             }
@@ -140,9 +141,45 @@ impl World {
                     }
                 }
             }
-            _ => {
+            6 => {
                 let node = peer.node;
                 self.paths.hold(now, &node, script.piece());
+            }
+            _ => self.step_relayed(step, script),
+        }
+    }
+
+    /// What comes over a relay proves nothing, whatever it is.
+    fn step_relayed(&mut self, step: u8, script: &mut Script<'_>) {
+        let (now, which) = (self.now, usize::from(step >> 7));
+        let [one, other] = &self.peers;
+        let peer = if which == 0 { one } else { other };
+        match (step >> 3) & 7 {
+            0 => self.paths.set_has_relay(script.byte() & 1 == 1),
+            1 => {
+                let count = script.byte();
+                let endpoints = (0..count).map(|_| address(script.byte())).collect();
+                self.paths.set_own_endpoints(now, endpoints);
+                assert!(!self.paths.take_wants_endpoints());
+            }
+            2 => self.paths.handle_unreachable(address(script.byte())),
+            3 => self.paths.handle_network_change(now),
+            4 => {
+                let (from, region) = (peer.node, u32::from(script.u16()));
+                let datagram = script.piece();
+                self.paths.handle_relayed(now, region, &from, datagram);
+            }
+            _ => {
+                let (region, nonce) = (u32::from(script.u16()), [script.byte(); 24]);
+                let Ok(message) = Message::parse(script.piece()) else {
+                    return;
+                };
+                let mut datagram = peer.seal.seal(nonce, &message, &peer.disco.public());
+                if step & 0x40 != 0 {
+                    bend(script, &mut datagram);
+                }
+                let from = peer.node;
+                self.paths.handle_relayed(now, region, &from, &datagram);
             }
         }
     }
@@ -150,7 +187,8 @@ impl World {
     fn settle(&mut self) {
         let sent: Vec<_> = std::iter::from_fn(|| self.paths.poll_transmit()).collect();
         assert!(sent.len() <= SENT_MAX, "{} datagrams at once", sent.len());
-        for (to, datagram) in sent {
+        for (way, datagram) in sent {
+            let Way::Direct(to) = way else { continue };
             assert_eq!(to.ip(), to.ip().to_canonical());
             for peer in &mut self.peers {
                 if let Ok(Message::Ping { txid, .. }) = peer.seal.open(&datagram) {
