@@ -26,12 +26,13 @@ use super::routes::answer;
 use super::sink::RecordingSink;
 use crate::access::Identity;
 
-/// Bytes of one upload that may be in flight: enough for 0.37 Gbit/s at 10 ms.
-pub(super) const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Bytes of one upload that may be in flight; TCP below has no more. So few that lines of 15 bytes and more, a frame each, fill it before they
+/// reach what the HTTP/2 library bears of small frames behind a full buffer: a terminal waits then, and its connection does not end.
+pub(super) const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// Requests at once on a connection. A stock client has one or two.
 const STREAMS_MAX: u32 = 8;
-/// Room for every stream's window, so that a stalled upload cannot take another's.
-const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * STREAMS_MAX;
+/// Room for every stream's window, so that a stalled upload cannot take another's; and half of it is what the library bears of small frames.
+const CONNECTION_WINDOW_BYTES: u32 = 4 * STREAM_WINDOW_BYTES * STREAMS_MAX;
 /// Fewer, larger frames than the default 16 KiB for uploads in bulk.
 const FRAME_BYTES_MAX: u32 = 64 * 1024;
 /// Fields in an HTTP/1.1 head.

@@ -204,7 +204,7 @@ async fn a_backend_that_never_answers_ends_uploads_at_the_stall_limit_and_all_is
 async fn all_that_came_before_a_stall_is_sealed_when_the_store_is_back_whatever_room_its_buffer_had()
  {
     const SESSIONS: u64 = 3;
-    const PIECES: u64 = 12;
+    const PIECES: u64 = 5;
     const PIECE_BYTES: u64 = 50_000;
     // Less than one session sends, and less in all than all of them do.
     let slow = Slow::open_with(|config| {
