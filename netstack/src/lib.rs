@@ -5,7 +5,7 @@
 //!  io        Tailnet, streams, driver: the only code that touches sockets, clocks and tasks
 //!  node      the one state machine, which owns
 //!            control · netmap · filter · path · wireguard · tcpip
-//!  wire      noise · disco · tailcfg · key
+//!  wire      noise · disco · stun · tailcfg · key
 //! ```
 //!
 //! The core is sans-IO: bytes, commands and time go in; datagrams, requests, events and the next
@@ -24,6 +24,7 @@ pub mod netmap;
 pub mod node;
 pub mod noise;
 pub mod path;
+pub mod stun;
 pub mod tailcfg;
 pub mod tcpip;
 pub mod wireguard;
