@@ -4,7 +4,7 @@
 //!            application            streams, whois
 //!  io        Tailnet, streams, driver: the only code that touches sockets, clocks and tasks
 //!  node      the one state machine, which owns
-//!            control · netmap · filter · path · wireguard · tcpip
+//!            control · netmap · netcheck · filter · path · wireguard · tcpip
 //!  wire      noise · disco · stun · tailcfg · key
 //! ```
 //!
@@ -20,6 +20,7 @@ pub mod filter;
 #[cfg(feature = "io")]
 pub mod io;
 pub mod key;
+pub mod netcheck;
 pub mod netmap;
 pub mod node;
 pub mod noise;
