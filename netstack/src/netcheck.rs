@@ -444,7 +444,7 @@ impl NetCheck {
         }
         self.stats.runs += 1;
         self.stats.full_runs += u64::from(full);
-        self.run = Some(Run::new(now, plan));
+        self.run = Some(Run::new(now, plan, self.home));
     }
 
     /// Ends a measurement without a report.

@@ -78,18 +78,17 @@ impl Server {
 
 /// An address is taken as it is, nothing means its name, and all else disables the family.
 fn place(text: &str, host: &str, family: Family) -> Place {
-    if text.is_empty() {
-        // Some maps, our own devnet's among them, write an address as the name.
-        return match host.parse() {
-            Ok(ip) if Family::of(ip) == family && can_be_sent_to(ip) => Place::At(ip),
-            Ok(_) => Place::Nowhere,
-            Err(_) if host.is_empty() => Place::Nowhere,
-            Err(_) => Place::Named,
-        };
-    }
-    match text.parse() {
+    // Some maps, our own devnet's among them, write an address as the name.
+    let (text, may_be_named) = if text.is_empty() {
+        (host, !host.is_empty())
+    } else {
+        (text, false)
+    };
+    match text.parse().map(|ip: IpAddr| ip.to_canonical()) {
         Ok(ip) if Family::of(ip) == family && can_be_sent_to(ip) => Place::At(ip),
-        Ok(_) | Err(_) => Place::Nowhere,
+        Ok(_) => Place::Nowhere,
+        Err(_) if may_be_named => Place::Named,
+        Err(_) => Place::Nowhere,
     }
 }
 

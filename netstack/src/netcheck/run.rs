@@ -4,7 +4,8 @@
 //! of its own counts, once. Called by `netcheck`.
 //!
 //! ```text
-//! Stun   until 3 s, or soon after 3 regions answered, or when nothing more can come
+//! Stun   until 3 s, or soon after 3 regions answered and the home had its chances, or when nothing
+//!        more can come
 //! Https  until 5 s, or when every probe is answered; left out if 3 regions answered
 //! ```
 //!
@@ -120,12 +121,14 @@ pub(super) struct Run {
     last_sent: Instant,
     phase: Phase,
     until: Instant,
-    early: bool,
+    home: Option<u32>,
+    /// When three regions have had enough time, once they answered.
+    enough_at: Option<Instant>,
     measured: Measured,
 }
 
 impl Run {
-    pub(super) fn new(now: Instant, plan: Plan) -> Self {
+    pub(super) fn new(now: Instant, plan: Plan, home: Option<u32>) -> Self {
         let progress = plan.series.into_iter().map(|series| Progress {
             series,
             made: 0,
@@ -141,7 +144,8 @@ impl Run {
             last_sent: now,
             phase: Phase::Stun,
             until: now + STUN_MAX,
-            early: false,
+            home,
+            enough_at: None,
             measured: Measured::default(),
         }
     }
@@ -236,11 +240,8 @@ impl Run {
     /// Three regions are enough: the others get as long again as the slowest of these took, or
     /// twice as long in a full measurement.
     fn hurry(&mut self, now: Instant) {
-        let enough = self.measured.stun_regions().len() >= ENOUGH_REGIONS;
-        if enough && !self.early && matches!(self.phase, Phase::Stun) {
-            let slowest = self.measured.slowest();
-            self.early = true;
-            self.until = self.until.min(now + slowest * self.patience());
+        if self.enough_at.is_none() && self.measured.stun_regions().len() >= ENOUGH_REGIONS {
+            self.enough_at = Some(now + self.measured.slowest() * self.patience());
         }
     }
 
@@ -279,11 +280,31 @@ impl Run {
         match &self.phase {
             Phase::Https(awaited) if awaited.is_empty() => self.began,
             Phase::Https(_) => self.until,
-            Phase::Stun => match self.nothing_more_comes() {
-                Some(at) => self.until.min(at),
-                None => self.until,
-            },
+            Phase::Stun => {
+                let early = [self.nothing_more_comes(), self.enough()];
+                early.into_iter().flatten().fold(self.until, Instant::min)
+            }
         }
+    }
+
+    /// When enough regions have answered and had their time. A home that is silent gets all of its
+    /// requests before: one lost datagram among near regions would else move it, and every peer
+    /// would have to learn that.
+    fn enough(&self) -> Option<Instant> {
+        let at = self.enough_at?;
+        let Some(home) = self.home else {
+            return Some(at);
+        };
+        if self.measured.stun_regions().contains(&home) {
+            return Some(at);
+        }
+        let asking = self
+            .progress
+            .iter()
+            .filter(|progress| progress.series.region == home && progress.state == State::Asking);
+        let patience = self.measured.slowest() * self.patience();
+        let chances = asking.map(|progress| progress.last_due() + patience);
+        Some(chances.fold(at, Instant::max))
     }
 
     /// When the STUN phase has nothing left to wait for, short of its limit: at once if every
@@ -321,7 +342,7 @@ impl Run {
         self.requests.clear();
         let answered = self.measured.stun_regions();
         let mut awaited = BTreeMap::new();
-        if !self.early {
+        if self.enough_at.is_none() {
             let silent = self.regions.iter().filter(|id| !answered.contains(id));
             for id in silent
                 .filter(|id| regions.relay(**id).is_some())
@@ -354,6 +375,12 @@ pub(super) enum Advance {
 impl Progress {
     fn is_spent(&self) -> bool {
         self.made >= self.series.gaps.len()
+    }
+
+    /// When its last request is due, or was made.
+    fn last_due(&self) -> Instant {
+        let later = self.series.gaps.iter().skip(self.made + 1);
+        self.due + later.sum::<Duration>()
     }
 
     fn is_asking(&self) -> bool {

@@ -146,6 +146,31 @@ fn three_answers_end_an_incremental_measurement_after_once_the_slowest() {
 }
 
 #[test]
+fn one_lost_datagram_among_near_regions_does_not_move_the_home() {
+    for full in [true, false] {
+        let mut net = Internet::new(18);
+        let map = net.regions(&[(1, 20), (2, 21), (3, 22), (4, 28)]);
+        net.set_map(&internet::map(&[4]));
+        assert_eq!(net.netcheck.home(), Some(4));
+        net.set_map(&map);
+        net.run(LONG);
+        assert_eq!(net.report().home_reason, HomeReason::FastEnough);
+        net.hosts.get_mut(&server(4)).unwrap().lose_first = 1;
+        net.tell(|netcheck, now| netcheck.request_report(now, full));
+        net.run(LONG);
+        assert_eq!(net.report().full, full);
+        assert_eq!(net.netcheck.home(), Some(4));
+        // A home that is gone had its chances, and holds nothing up for seconds.
+        net.hosts.remove(&server(4));
+        net.tell(|netcheck, now| netcheck.request_report(now, full));
+        net.run(LONG);
+        assert_eq!(net.netcheck.home(), Some(1));
+        assert!(net.report().ended - net.report().began < Duration::from_secs(1));
+        assert!(net.https_asked.is_empty());
+    }
+}
+
+#[test]
 fn an_incremental_plan_asks_the_home_four_times_and_the_fastest_twice() {
     let mut net = Internet::new(4);
     let map = net.regions(&[(1, 300), (2, 305), (3, 310), (4, 315), (5, 320)]);
@@ -297,7 +322,7 @@ fn a_region_of_stun_servers_alone_gives_an_endpoint_and_is_nobodys_home() {
 fn the_map_says_where_and_whether_a_node_does_stun() {
     let at = |text: &str| -> SocketAddr { text.parse().unwrap() };
     type Change = fn(&mut DerpNode);
-    let table: [(Change, Option<&str>); 9] = [
+    let table: [(Change, Option<&str>); 10] = [
         (|_| {}, Some("192.0.2.1:3478")),
         (|node| node.stun_port = 5000, Some("192.0.2.1:5000")),
         (|node| node.stun_port = -1, None),
@@ -307,6 +332,10 @@ fn the_map_says_where_and_whether_a_node_does_stun() {
             Some("127.0.0.7:3478"),
         ),
         (|node| node.stun_test_ip = "::1".to_owned(), None),
+        (
+            |node| node.stun_test_ip = "::ffff:127.0.0.7".to_owned(),
+            Some("127.0.0.7:3478"),
+        ),
         (|node| node.ipv4 = "none".to_owned(), None),
         (|node| node.ipv4 = "224.0.0.1".to_owned(), None),
         (
