@@ -112,32 +112,36 @@ fn three_answers_end_a_full_measurement_after_twice_the_slowest() {
 
 #[test]
 fn three_answers_end_an_incremental_measurement_after_once_the_slowest() {
+    for (full, ends) in [(false, ms(56)), (true, ms(84))] {
+        let mut net = Internet::new(3);
+        let map = net.regions(&[(1, 20), (2, 21), (3, 22), (4, 28)]);
+        net.set_map(&internet::map(&[4]));
+        net.set_map(&map);
+        net.run(LONG);
+        assert_eq!(net.netcheck.home(), Some(4));
+        net.hosts.remove(&server(3));
+        net.tell(|netcheck, now| netcheck.request_report(now, full));
+        net.run(LONG);
+        let report = net.report();
+        assert_eq!(report.full, full);
+        assert_eq!(report.ended - report.began, ends);
+        let answered: Vec<u32> = report.latency.keys().copied().collect();
+        assert_eq!(answered, [1, 2, 4]);
+    }
+}
+
+#[test]
+fn a_silent_home_is_tried_by_https_if_fewer_than_three_regions_answer() {
     let mut net = Internet::new(3);
-    let map = net.regions(&[(1, 10), (2, 20), (3, 50)]);
+    let map = net.regions(&[(1, 50), (2, 60), (3, 70), (4, 80)]);
     net.set_map(&map);
     net.run(LONG);
-    for id in 1..=3 {
-        net.hosts.get_mut(&server(id)).unwrap().round_trip = ms(u64::from(id) * 40);
-    }
+    net.hosts.remove(&server(1));
     net.tell(|netcheck, now| netcheck.request_report(now, false));
     net.run(LONG);
+    // Regions 1, 2 and 3 were asked, and two answered.
+    assert_eq!(net.https_asked, [1]);
     let report = net.report();
-    assert!(!report.full);
-    assert_eq!(
-        report.ended - report.began,
-        ms(120),
-        "all answered: nothing to wait for"
-    );
-    let mut home_is_silent = Internet::new(3);
-    let map = home_is_silent.regions(&[(1, 50), (2, 60), (3, 70), (4, 80)]);
-    home_is_silent.set_map(&map);
-    home_is_silent.run(LONG);
-    home_is_silent.hosts.remove(&server(1));
-    home_is_silent.tell(|netcheck, now| netcheck.request_report(now, false));
-    home_is_silent.run(LONG);
-    // Regions 1, 2 and 3 were asked, two answered: no early end, and HTTPS for the home.
-    assert_eq!(home_is_silent.https_asked, [1]);
-    let report = home_is_silent.report();
     assert_eq!(report.ended - report.began, run::STUN_MAX + ms(1));
     assert_eq!(
         (report.home, report.home_reason),
