@@ -65,6 +65,41 @@ seed("disco_datagram", "sealed_ping", bytes(range(24)) + piece(PING))
 seed("disco_datagram", "bent_box", bytes(24) + piece(PONG) + b"\0" + u16(70) + b"\x10")
 seed("disco_datagram", "bent_sender", bytes(24) + piece(CALL) + b"\0" + u16(10) + b"\x10")
 
+# STUN: a request and two answers made outside of the project, and the other forms of an address.
+STUN_TXID = bytes(range(1, 13))
+STUN_REQUEST = bytes.fromhex("000100142112a4420102030405060708090a0b0c802200087461696c6e6f646580280004b32c370f")
+STUN_V4 = bytes.fromhex("00200008000183bbe112a647")
+STUN_V6 = bytes.fromhex("00200014000283bb0113a9fa0102030405060708090a0b0b")
+STUN_PLAIN = bytes.fromhex("000100080001a2a9c0000206")
+def success(attributes):
+    return bytes.fromhex("0101") + struct.pack(">H", len(attributes)) + bytes.fromhex("2112a442") + STUN_TXID + attributes
+for name, attributes in {"v4": STUN_V4, "v6": STUN_V6, "early": b"\x80" + STUN_V4[1:], "plain": STUN_PLAIN, "both": STUN_PLAIN + STUN_V4,
+                         "padded": bytes.fromhex("8022000561626364650000007777000000") + STUN_V4[1:], "empty": b"",
+                         "family": STUN_V4[:5] + b"\x03" + STUN_V4[6:], "too_long": b"\0\x20\0\x09" + STUN_V4[4:]}.items():
+    seed("stun_message", name, success(attributes))
+seed("stun_message", "request", STUN_REQUEST)
+seed("stun_message", "bent_request", STUN_TXID + b"\0\0" + b"\0" + u16(8) + b"\x01")
+seed("stun_message", "bent_answer", STUN_TXID + b"\x09\x01" + b"\0" + u16(25) + b"\x03" + b"\0" + u16(1) + b"\x10")
+
+# netcheck: src/netcheck.rs says what the numbers mean.
+def regions(*told):
+    return bytes([3 | len(told) << 3]) + b"".join(bytes([id, len(nodes) << 6 | flags]) + bytes(nodes) for id, flags, nodes in told)
+millis = lambda time: b"\2" + u16(time)
+answers = lambda *places: b"".join(bytes([1, place]) for place in places)
+CONTROL_UP, ACTIVE, CHANGED, RELAY_FAILED, FULL = 0xBF, 0x1F, 0x07, 0x0F, 0x97
+THREE = regions((1, 0, [8]), (2, 0, [16]), (3, 4, [24]))
+seed("netcheck", "three_regions", b"\0" + bytes([CONTROL_UP]) + THREE + millis(20) + answers(9) + millis(30) + answers(9, 9) + millis(300))
+seed("netcheck", "two_families", b"\2" + regions((1, 0, [13]), (2, 0, [21])) + millis(10) + answers(9, 12, 9, 12) + millis(400))
+seed("netcheck", "no_udp", b"\0" + THREE + millis(3000) + b"\5" + u16(90) + b"\5" + u16(40) + b"\x45" + u16(0) + millis(2500))
+seed("netcheck", "names", b"\2" + regions((1, 0, [2, 34]), (2, 0, [66])) + millis(40) + b"\x24\x09\x0c" + b"\x04" + millis(10) + answers(9, 9) + millis(4000))
+seed("netcheck", "home_moves", b"\0" + bytes([CONTROL_UP]) + THREE + millis(20) + answers(9, 9, 9) + millis(100)
+     + bytes([RELAY_FAILED]) + millis(2000) + answers(9) + millis(4000) + bytes([FULL]) + millis(5000))
+seed("netcheck", "hard_nat_in_use", b"\4" + THREE + millis(5) + answers(3, 11, 19) + millis(50)
+     + (bytes([ACTIVE]) + millis(27000) + answers(27, 35, 43)) * 4)
+seed("netcheck", "network_changes", b"\0" + THREE + millis(20) + bytes([CHANGED]) + answers(9) + millis(1500) + answers(9, 9) + bytes([0x37, 2]) + millis(6000))
+seed("netcheck", "map_changes", b"\0" + THREE + millis(20) + regions((2, 1, [16]), (3, 2, [24])) + answers(9) + millis(9000) + regions() + millis(100))
+seed("netcheck", "foreign", b"\0" + THREE + b"\0" + piece(success(STUN_V4)) + b"\0" + piece(STUN_REQUEST) + answers(6, 7) + b"\0" + piece(b"") + millis(5000))
+
 # control.
 ACCEPTED = '{"User":{"ID":1,"DisplayName":"Ada"},"Login":{"ID":1,"LoginName":"ada@example.com"},"MachineAuthorized":true,"AuthURL":"","Error":""}'
 SELF = '{"Node":{"ID":1,"StableID":"n1","Name":"rec.tail.test.","Addresses":["100.64.0.1/32"]}}'

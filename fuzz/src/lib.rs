@@ -14,6 +14,7 @@ mod content;
 mod control;
 mod disco;
 mod journal;
+mod netcheck;
 mod netmap;
 mod node;
 mod noise;
@@ -21,6 +22,7 @@ mod path;
 mod records;
 mod script;
 mod segment;
+mod stun;
 mod tcpip;
 mod text;
 mod upload;
@@ -41,6 +43,7 @@ pub const TARGETS: &[Target] = &[
     ("journal_frame", journal::journal_frame),
     ("journal_object", journal::journal_object),
     ("manifest_json", journal::manifest_json),
+    ("netcheck", netcheck::netcheck),
     ("netmap_json", netmap::netmap_json),
     ("node", node::node),
     ("noise_early", noise::noise_early),
@@ -49,6 +52,7 @@ pub const TARGETS: &[Target] = &[
     ("noise_response", noise::noise_response),
     ("path", path::path),
     ("records_json", records::records_json),
+    ("stun_message", stun::stun_message),
     ("tcpip_packet", tcpip::tcpip_packet),
     ("tcpip_segment", tcpip::tcpip_segment),
     ("text_forms", text::text_forms),

@@ -8,7 +8,10 @@
 //! Stock clients join it as they join any control server (control.md §9).
 
 mod control_server;
+mod stun_server;
 mod tailnet;
+
+pub use self::stun_server::{StunFaults, StunServer, StunServerStats};
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -4,8 +4,8 @@
 //!            application            streams, whois
 //!  io        Tailnet, streams, driver: the only code that touches sockets, clocks and tasks
 //!  node      the one state machine, which owns
-//!            control · netmap · filter · path · wireguard · tcpip
-//!  wire      noise · disco · tailcfg · key
+//!            control · netmap · netcheck · filter · path · wireguard · tcpip
+//!  wire      noise · disco · stun · tailcfg · key
 //! ```
 //!
 //! The core is sans-IO: bytes, commands and time go in; datagrams, requests, events and the next
@@ -20,11 +20,13 @@ pub mod filter;
 #[cfg(feature = "io")]
 pub mod io;
 pub mod key;
+pub mod netcheck;
 pub mod netmap;
 pub mod node;
 pub mod noise;
 pub mod path;
 pub mod relay;
+pub mod stun;
 pub mod tailcfg;
 pub mod tcpip;
 pub mod wireguard;

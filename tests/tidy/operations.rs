@@ -19,6 +19,7 @@ const ONLY_CAUSES: &[&str] = &[
     "netstack/src/tcpip/",
     "netstack/src/control/",
     "netstack/src/disco.rs",
+    "netstack/src/stun.rs",
     "netstack/src/devnet",
     "netstack/src/netmap.rs",
     "netstack/src/noise.rs",

@@ -1,6 +1,7 @@
 //! Our own client against the devnet, over loopback TCP.
 
 mod node;
+mod stun;
 
 use std::time::Duration;
 
