@@ -25,6 +25,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 use crate::key::NodePublic;
 
+pub mod client;
 mod decoder;
 mod info;
 #[cfg(test)]
