@@ -101,7 +101,7 @@ pub enum DerpConnError {
         source: io::Error,
     },
     /// The relay broke the protocol, fell silent, or closed.
-    #[error("DERP")]
+    #[error(transparent)]
     Client(#[from] DerpClientError),
     /// The task that drives the connection was ended.
     #[error("the connection to the relay was given up")]
