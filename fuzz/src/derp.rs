@@ -259,6 +259,7 @@ fn events(client: &mut DerpClient, seen: &mut Seen) {
     let mut count = 0;
     while let Some(event) = client.poll_event() {
         count += 1;
+        assert!(seen.ups == 1 || matches!(event, DerpEvent::Up { .. }));
         match event {
             DerpEvent::Up { .. } => seen.ups += 1,
             DerpEvent::Health { problem } => {

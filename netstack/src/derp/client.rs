@@ -134,7 +134,7 @@ pub struct DerpClientStats {
     pub dropped_rate: u64,
     /// Packets longer than a relay takes.
     pub dropped_too_long: u64,
-    /// Events that nobody took in time.
+    /// Events that nobody took in time, or that came before [`DerpEvent::Up`].
     pub dropped_events: u64,
     /// Answers to pings of a relay that does not read them.
     pub dropped_pongs: u64,
@@ -466,8 +466,10 @@ impl DerpClient {
         }
     }
 
+    /// Before it is up nothing is told, so that a relay cannot fill the queue in front of that news; stock
+    /// relays tell of themselves before they relay.
     fn tell(&mut self, event: DerpEvent) {
-        if self.events.len() < EVENTS_MAX {
+        if self.is_up() && self.events.len() < EVENTS_MAX {
             self.events.push_back(event);
         } else {
             self.stats.dropped_events += 1;

@@ -216,8 +216,8 @@ impl DerpConn {
             info: ServerInfo::default(),
             address: None,
         };
+        // Up is the first event, so this loop runs once.
         loop {
-            // Relays tell of themselves before they relay; what comes earlier is of no use.
             if let DerpEvent::Up { relay, info } = conn.next().await? {
                 conn.relay = relay;
                 conn.info = info;

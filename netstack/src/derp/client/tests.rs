@@ -474,6 +474,21 @@ fn events_that_nobody_takes_are_bounded() {
 }
 
 #[test]
+fn nothing_is_told_before_the_connection_is_up() {
+    let mut world = World::new();
+    world.bytes(SWITCHED).unwrap();
+    world.frame(&key()).unwrap();
+    let (from, packet) = (peer(), packet(1));
+    let frame = Frame::RecvPacket { from, packet };
+    for _ in 0..EVENTS_MAX + 10 {
+        world.frame(&frame).unwrap();
+    }
+    assert_eq!(world.events(), []);
+    world.frame(&server_info(&plain())).unwrap();
+    assert!(matches!(world.events()[..], [DerpEvent::Up { .. }]));
+}
+
+#[test]
 fn a_frame_before_the_relays_key_is_refused() {
     let mut world = World::new();
     world.bytes(SWITCHED).unwrap();
