@@ -142,6 +142,39 @@ seed("path", "called", tell([], []) + relay(0) + b"\x01" + relay(1) + b"\x02" + 
 seed("path", "relayed_ping", tell([9], []) + relayed(PING) + relayed(CALL) + relayed(CALL) + wait(1000) + relayed(CALL) + relay(2) + b"\x09" + relay(4) + u16(900) + piece(PING_PACKET))
 seed("path", "many_candidates", tell(range(1, 250), range(100, 250)) + bytes([ROUTE, ROUTE | 0x80]) + wait(5001) + bytes([ROUTE]))
 
+# DERP: src/derp.rs says what the numbers mean.
+SERVER_KEY = bytes.fromhex("010000002844455250f09f94910faa684ed28867b97f4a6a2dee5df8ce974e76b7018e3f22a1c4cf2678570f20")
+CLIENT_INFO = bytes.fromhex(
+    "02000000687b4e909bbe7ffe44c465a220037d608ee35897d31ef972f07f74892cb0f73f13404142434445464748494a4b4c4d4e4f5051525354555657"
+    "d5476cd4d77682a4708c8c12f764c8013094c6d092c392c6c6864f0d78cad0b8dfeab50b00384a63cb27f850ea3d2b10")
+frame = lambda kind, payload=b"": bytes([kind]) + struct.pack(">I", len(payload)) + payload
+A_KEY = bytes(range(32))
+EVERY = [SERVER_KEY, CLIENT_INFO, frame(3, bytes(40)), frame(4, A_KEY + b"to"), frame(5, A_KEY + b"from"), frame(6), frame(7, b"\1"), frame(8, A_KEY),
+         frame(8, A_KEY + b"\1"), frame(9, A_KEY + bytes(19)), frame(10, A_KEY * 2 + b"x"), frame(16), frame(17, A_KEY), frame(18, b"pingpong"),
+         frame(19, b"pingpong"), frame(20, b"two of you"), frame(20), frame(21, struct.pack(">II", 1000, 5000))]
+seed("derp_frame", "server_key", b"\0" + SERVER_KEY)
+seed("derp_frame", "client_info", b"\0" + CLIENT_INFO)
+seed("derp_frame", "every_kind", b"\x05" + b"".join(EVERY))
+seed("derp_frame", "unknown_between", b"\x03" + frame(0x7F, bytes(300)) + frame(6) + frame(0xFE) + frame(18, b"12345678"))
+seed("derp_frame", "too_long", b"\0" + b"\x04\x00\x01\x00\x21" + bytes(40))
+seed("derp_frame", "cut", b"\0" + SERVER_KEY + frame(5, A_KEY + bytes(99))[:70])
+seed("derp_frame", "server_info_json", b'\0{"version":2,"TokenBucketBytesPerSecond":1000,"TokenBucketBytesBurst":-5,"New":[1]}')
+UP = bytes([10, 3, 4, 10, 5]) + u16(0) + u16(0) + bytes(24)
+said = lambda kind, payload=b"": bytes([9, kind]) + piece(payload)
+after = lambda millis: bytes([1]) + u16(millis)
+seed("derp_client", "up_and_packets", UP + bytes([2]) + piece(b"hello") + bytes([10]) + said(5, A_KEY + b"answer") + bytes([6, 10, 7]))
+seed("derp_client", "one_piece", bytes([0]) + piece(b"HTTP/1.1 101 x\r\n\r\n" + SERVER_KEY + frame(6) + frame(5, A_KEY)) + bytes([10]))
+seed("derp_client", "refused", bytes([0]) + piece(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 9\r\n\r\nno \x1b[2J") + bytes([0]) + piece("no") + bytes([11]))
+seed("derp_client", "endless_head", bytes([0]) + piece(b"HTTP/1.1 101 x\r\n" + b"A: " + b"b" * 3000) + (bytes([0]) + piece(b"c" * 4000)) * 4)
+seed("derp_client", "slow", bytes([3]) + after(9999) + bytes([4]) + after(1))
+seed("derp_client", "silent", UP + after(60000) + said(6) + after(60000) + after(59999) + after(1))
+seed("derp_client", "no_pong", UP + bytes([6, 10]) + after(2999) + said(19, b"pingpong") + after(1))
+seed("derp_client", "rate", bytes([10, 3, 4, 5]) + u16(100) + u16(200) + bytes(24) + (bytes([2]) + piece(b"x" * 60) + after(500)) * 6 + bytes([10]))
+seed("derp_client", "floods", UP + bytes([12, 255]) + (bytes([2]) + piece("p")) * 40 + said(18, b"flooding") * 12 + bytes([10]))
+seed("derp_client", "every_frame", UP + b"".join(said(one[0], one[5:]) for one in EVERY if one[0] != 3) + bytes([8, 24, 10]))
+seed("derp_client", "two_keys", bytes([10, 3, 4, 4]) + bytes([5]) + u16(0) * 2 + bytes(24) + bytes([5]) + u16(9) * 2 + bytes(24) + bytes([10, 11, 11]))
+seed("derp_client", "key_first", bytes([3]) + said(6))
+
 # Inner packets, and WireGuard: src/wireguard.rs.
 def ipv4(protocol, payload, src=1, dst=2):
     head = struct.pack(">BBHHHBBH4B4B", 0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0, 100, 64, 0, src, 100, 64, 0, dst)

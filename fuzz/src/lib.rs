@@ -12,6 +12,7 @@
 
 mod content;
 mod control;
+mod derp;
 mod disco;
 mod journal;
 mod netcheck;
@@ -37,6 +38,8 @@ pub const TARGETS: &[Target] = &[
     ("asciicast", content::asciicast),
     ("control_map", control::control_map),
     ("control_register", control::control_register),
+    ("derp_client", derp::derp_client),
+    ("derp_frame", derp::derp_frame),
     ("disco_datagram", disco::disco_datagram),
     ("disco_message", disco::disco_message),
     ("filter_packet", netmap::filter_packet),

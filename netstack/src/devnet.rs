@@ -8,6 +8,7 @@
 //! Stock clients join it as they join any control server (control.md §9).
 
 mod control_server;
+mod derp_server;
 mod stun_server;
 mod tailnet;
 
@@ -21,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use self::derp_server::{DerpServer, DerpServerConfig, DerpServerError, DerpServerStats};
 use self::tailnet::Tailnet;
 use crate::key::{MachinePrivate, MachinePublic};
 use crate::tailcfg::{CapGrant, CapValues, DerpMap, FilterRule, NodeId, UserId};
@@ -251,6 +253,21 @@ impl DevNet {
     /// Replaces the DERP map.
     pub fn set_derp_map(&self, derp_map: DerpMap) {
         self.shared.change(|tailnet| tailnet.derp_map = derp_map);
+    }
+
+    /// Starts a relay, and adds its region to the DERP map in place of any with its id. Ending the relay
+    /// leaves the map as it is, so that an outage can be seen.
+    ///
+    /// # Errors
+    /// Any [`DerpServerError`].
+    pub async fn add_relay(&self, config: DerpServerConfig) -> Result<DerpServer, DerpServerError> {
+        let relay = DerpServer::start(config).await?;
+        let region = relay.region();
+        self.shared.change(|tailnet| {
+            let regions = tailnet.derp_map.regions.get_or_insert_default();
+            regions.insert(region.region_id, Some(region));
+        });
+        Ok(relay)
     }
 
     /// All nodes, by id.

@@ -5,6 +5,7 @@
 
 pub mod control_conn;
 mod control_task;
+pub mod derp_conn;
 mod driver;
 pub mod keystore;
 mod outgoing;

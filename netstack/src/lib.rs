@@ -4,8 +4,8 @@
 //!            application            streams, whois
 //!  io        Tailnet, streams, driver: the only code that touches sockets, clocks and tasks
 //!  node      the one state machine, which owns
-//!            control · netmap · netcheck · filter · path · wireguard · tcpip
-//!  wire      noise · disco · stun · tailcfg · key
+//!            control · netmap · netcheck · filter · path · relay · wireguard · tcpip
+//!  wire      noise · disco · derp · stun · tailcfg · key
 //! ```
 //!
 //! The core is sans-IO: bytes, commands and time go in; datagrams, requests, events and the next
@@ -13,6 +13,7 @@
 //! recordings. The feature `devnet` adds a control server for one machine.
 
 pub mod control;
+pub mod derp;
 #[cfg(feature = "devnet")]
 pub mod devnet;
 pub mod disco;

@@ -18,6 +18,7 @@ const ONLY_CAUSES: &[&str] = &[
     "netstack/src/key.rs",
     "netstack/src/tcpip/",
     "netstack/src/control/",
+    "netstack/src/derp.rs",
     "netstack/src/disco.rs",
     "netstack/src/stun.rs",
     "netstack/src/devnet",

@@ -127,6 +127,24 @@ async fn two_nodes_see_each_others_endpoints_and_nothing_is_missing_for_stock_cl
 }
 
 #[tokio::test]
+async fn the_map_names_the_relays_that_were_added() {
+    let net = devnet().await;
+    let config = DerpServerConfig {
+        region_id: 901,
+        ..DerpServerConfig::default()
+    };
+    let relay = net.add_relay(config).await.unwrap();
+    let mut one = TestNode::new(&net, "one", Some(&key_for(&net, &[])));
+    let map = one.map(|map| map.derp_map.is_some()).await;
+    let regions = map.derp_map.unwrap().regions.unwrap();
+    assert_eq!(regions.keys().copied().collect::<Vec<_>>(), [900, 901]);
+    let node = regions[&901].as_ref().unwrap().nodes[0].clone();
+    assert_eq!(node.derp_port, relay.address().port());
+    assert_eq!(node.cert_name, relay.region().nodes[0].cert_name);
+    net.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_later_change_of_endpoints_reaches_the_peers() {
     let net = devnet().await;
     let key = key_for(&net, &[]);

@@ -1,0 +1,4 @@
+//! libFuzzer's door to the target `derp_frame`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::run("derp_frame", data));
