@@ -9,6 +9,7 @@ pub mod derp_conn;
 mod driver;
 pub mod keystore;
 mod outgoing;
+mod relays;
 mod stream;
 mod told;
 mod udp;
@@ -197,6 +198,7 @@ impl Tailnet {
                 keys: Arc::new(Mutex::new(config.keys)),
                 url: config.control_url.into(),
             },
+            relays: relays::Relays::default(),
             progress: sender,
             told: Told::default(),
             closing: closing.clone(),

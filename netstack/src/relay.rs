@@ -30,6 +30,8 @@ const IDLE_LOOK_INTERVAL: Duration = Duration::from_secs(15);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// The pause after the first failure; it doubles with each.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// A connection that was up for this long is sound, whatever it brought.
+const LASTED_MIN: Duration = Duration::from_secs(60);
 /// The longest pause that a relay which restarts may ask for.
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Connections at once. A tailnet's peers live in a handful of regions; one more closes the one that was not written to for longest.
@@ -124,6 +126,7 @@ struct Region {
     spec: Arc<DerpRegion>,
     link: Link,
     written_at: Option<Instant>,
+    up_at: Option<Instant>,
     failures: u32,
 }
 
@@ -188,6 +191,7 @@ impl Relays {
                     spec: Arc::clone(spec),
                     link: Link::Closed,
                     written_at: None,
+                    up_at: None,
                     failures: 0,
                 });
         }
@@ -257,30 +261,41 @@ impl Relays {
     }
 
     /// The relay has accepted us.
-    pub fn handle_up(&mut self, conn: RelayConn) {
+    pub fn handle_up(&mut self, now: Instant, conn: RelayConn) {
         if self.conn(conn.region) == Some(conn)
             && let Some(region) = self.regions.get_mut(&conn.region)
         {
             region.link = Link::Up(conn.attempt);
+            region.up_at = Some(now);
         }
     }
 
-    /// The connection failed, or never came up. `pause`: what the relay asked for, if it did.
-    pub fn handle_down(&mut self, now: Instant, conn: RelayConn, pause: Option<Duration>) {
+    /// The connection failed, or never came up. `pause`: what the relay asked for, if it did. How often the region has failed since it last
+    /// brought something.
+    pub fn handle_down(&mut self, now: Instant, conn: RelayConn, pause: Option<Duration>) -> u32 {
         if self.conn(conn.region) != Some(conn) {
-            return;
+            return 0;
         }
         self.stats.failures += 1;
         self.learned.retain(|_, by| *by != conn);
         let jitter = f64::from(self.rng.next_u32()) / f64::from(u32::MAX);
         if let Some(region) = self.regions.get_mut(&conn.region) {
+            let lasted = region
+                .up_at
+                .take()
+                .map(|at| now.saturating_duration_since(at));
+            if lasted.is_some_and(|lasted| lasted >= LASTED_MIN) {
+                region.failures = 0;
+            }
             let doubled = BACKOFF_FIRST
                 .saturating_mul(1 << region.failures.min(16))
                 .min(BACKOFF_MAX);
             region.failures = region.failures.saturating_add(1);
             let asked = pause.unwrap_or_default().min(RESTART_PAUSE_MAX);
             region.link = Link::Pausing(now + asked + doubled.mul_f64(0.5 + jitter / 2.0));
+            return region.failures;
         }
+        0
     }
 
     /// A packet came over `conn` from `peer`, which is in the netmap if `is_peer`. Whether it is to be looked at.

@@ -191,7 +191,7 @@ fn a_full_disk_stops_acks_ends_uploads_in_time_and_records_again_when_there_is_r
             .await;
             let disk = Disk::mount(&site.path("store"), DISK_BYTES);
             // Behind the end there must be room for what waits and for the seals, whose copies come before the journal is trimmed.
-            let ballast = disk.ballast(DISK_BYTES / 8 * 5);
+            let ballast = disk.ballast(DISK_BYTES / 8 * 6);
             let mut service = site.serve("log").await;
             let started_at = service.status().await.started_at;
             let node = Node::new(&site.uploader, service.address().await);

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::control_task::ControlTask;
 use super::outgoing::Outgoing;
+use super::relays::{RelayNews, Relays};
 use super::told::Told;
 use super::udp::{ReadBuffers, Udp};
 use super::wakers::Wakers;
@@ -26,6 +27,9 @@ use crate::node::{Node, NodeEvent};
 
 /// Batches read from one socket before the node is flushed: bounds the delay of the first answer.
 const READS_PER_TURN: usize = 4;
+
+/// Packets taken from relays before the node is flushed, for the same reason.
+const RELAY_NEWS_PER_TURN: usize = 64;
 
 /// Longest sleep before the wall clock is looked at again while some peer's key has an expiry: the clock
 /// may be set meanwhile.
@@ -102,6 +106,7 @@ pub(super) struct Driver {
     pub(super) shared: Arc<Shared>,
     pub(super) sockets: Vec<Udp>,
     pub(super) control: ControlTask,
+    pub(super) relays: Relays,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) told: Told,
     /// End in good order.
@@ -144,7 +149,7 @@ impl Driver {
         loop {
             let deadline = self.turn(&mut out, &mut tasks, &mut due);
             due.drain(..).for_each(Waker::wake);
-            let blocked = self.send(&mut out);
+            let blocked = send(&self.sockets, &mut out);
             if close_at.is_some_and(|at| now() >= at || self.is_drained(&out)) {
                 break;
             }
@@ -157,6 +162,7 @@ impl Driver {
                 }
                 () = self.shared.work.notified() => {}
                 index = any_readable(&self.sockets) => self.read(index, &mut buffers),
+                news = self.relays.next() => self.hear(news),
                 () = room(blocked) => {}
                 () = sleep_until(wake_at) => {}
                 Some(ended) = tasks.running.join_next() => tasks.ended(ended),
@@ -167,7 +173,7 @@ impl Driver {
         self.shared.lock().node.tcp().abort_all();
         self.turn(&mut out, &mut tasks, &mut due);
         // Once: what does not fit now is lost, and the peer's own time-outs end it.
-        self.send(&mut out);
+        send(&self.sockets, &mut out);
         // Requests hold the key store, which is free again when `Tailnet::close` returns.
         tasks.running.shutdown().await;
     }
@@ -197,6 +203,13 @@ impl Driver {
         state.node.flush(now);
         if out.is_done() {
             state.node.take_transmits(&mut out.batch);
+        }
+        for relayed in out.batch.drain_relayed() {
+            self.relays.send(relayed);
+        }
+        while let Some(command) = state.node.poll_relay() {
+            let key = state.node.relay_key();
+            self.relays.carry_out(command, key.as_ref());
         }
         let mut told = Vec::new();
         while let Some(event) = state.node.poll_event() {
@@ -289,6 +302,40 @@ impl Driver {
         }
     }
 
+    /// Takes what relays brought, and what became of them.
+    fn hear(&mut self, first: RelayNews) {
+        let now = now();
+        let mut state = self.shared.lock();
+        let mut news = Some(first);
+        for _ in 0..RELAY_NEWS_PER_TURN {
+            match news.take() {
+                Some(RelayNews::Packet(conn, from, packet)) => {
+                    state.node.handle_relayed(now, conn, &from, &packet);
+                }
+                Some(RelayNews::PeerGone(conn, peer)) => {
+                    state.node.handle_relay_peer_gone(conn, &peer);
+                }
+                Some(RelayNews::Up(conn)) => {
+                    tracing::info!(region = conn.region, "connected to a relay");
+                    state.node.handle_relay_up(now, conn);
+                }
+                Some(RelayNews::Down(conn, error, pause)) => {
+                    if state.node.handle_relay_down(now, conn, pause) == 1 {
+                        tracing::warn!(
+                            region = conn.region,
+                            error = told(&error),
+                            "no connection to a relay; it is dialled again"
+                        );
+                    } else {
+                        tracing::debug!(region = conn.region, error = told(&error), "still none");
+                    }
+                }
+                None => return,
+            }
+            news = self.relays.try_next();
+        }
+    }
+
     fn read(&self, index: usize, buffers: &mut ReadBuffers) {
         let Some(socket) = self.sockets.get(index) else {
             return;
@@ -309,22 +356,22 @@ impl Driver {
             }
         }
     }
+}
 
-    /// Sends what goes; the socket that has no room for more, if there is one.
-    fn send(&self, out: &mut Outgoing) -> Option<&Udp> {
-        let blocked = out.advance(|run| match self.socket_for(run.destination) {
-            Some(socket) => socket.try_send(run),
-            // We never told anyone of an address of this family.
-            None => (0, Err(io::ErrorKind::NetworkUnreachable.into())),
-        });
-        blocked.and_then(|to| self.socket_for(to))
-    }
+/// Sends what goes; the socket that has no room for more, if there is one.
+fn send<'a>(sockets: &'a [Udp], out: &mut Outgoing) -> Option<&'a Udp> {
+    let blocked = out.advance(|run| match socket_for(sockets, run.destination) {
+        Some(socket) => socket.try_send(run),
+        // We never told anyone of an address of this family.
+        None => (0, Err(io::ErrorKind::NetworkUnreachable.into())),
+    });
+    blocked.and_then(|to| socket_for(sockets, to))
+}
 
-    fn socket_for(&self, destination: SocketAddr) -> Option<&Udp> {
-        self.sockets
-            .iter()
-            .find(|socket| socket.local().is_ipv4() == destination.is_ipv4())
-    }
+fn socket_for(sockets: &[Udp], destination: SocketAddr) -> Option<&Udp> {
+    sockets
+        .iter()
+        .find(|socket| socket.local().is_ipv4() == destination.is_ipv4())
 }
 
 /// The index of a socket that can be read.
@@ -360,6 +407,18 @@ async fn room(blocked: Option<&Udp>) {
         }
         None => std::future::pending().await,
     }
+}
+
+/// An error and what it came from.
+fn told(error: &dyn std::error::Error) -> String {
+    let mut told = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        told.push_str(": ");
+        told.push_str(&error.to_string());
+        cause = error.source();
+    }
+    told
 }
 
 /// Lets peers go whose key has expired; when to look again.

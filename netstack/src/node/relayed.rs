@@ -38,13 +38,19 @@ impl Node {
     }
 
     /// A relay has accepted us.
-    pub fn handle_relay_up(&mut self, conn: RelayConn) {
-        self.relays.handle_up(conn);
+    pub fn handle_relay_up(&mut self, now: Instant, conn: RelayConn) {
+        self.relays.handle_up(now, conn);
     }
 
-    /// A connection to a relay failed, or never came up; `pause` is what the relay asked for before it is dialled again.
-    pub fn handle_relay_down(&mut self, now: Instant, conn: RelayConn, pause: Option<Duration>) {
-        self.relays.handle_down(now, conn, pause);
+    /// A connection to a relay failed, or never came up; `pause` is what the relay asked for before it is dialled again. How often the
+    /// region has failed since it last brought something; 0 when the connection was given up before.
+    pub fn handle_relay_down(
+        &mut self,
+        now: Instant,
+        conn: RelayConn,
+        pause: Option<Duration>,
+    ) -> u32 {
+        self.relays.handle_down(now, conn, pause)
     }
 
     /// A relay says that `peer` is not connected to it.

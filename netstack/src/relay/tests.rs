@@ -84,7 +84,7 @@ fn the_home_region_is_dialled_at_once_and_stays_open_however_idle() {
     let mut setup = Setup::new(3);
     let opened = setup.opened();
     assert!(matches!(opened[..], [(RelayConn { region: 1, .. }, true)]));
-    setup.relays.handle_up(opened[0].0);
+    setup.relays.handle_up(setup.now, opened[0].0);
     setup.wait(secs(3600));
     assert!(setup.commands().is_empty());
 }
@@ -95,7 +95,7 @@ fn another_region_is_opened_by_the_first_packet_and_closed_a_minute_after_the_la
     setup.opened();
     let conn = setup.relays.route(setup.now, &peer(1), 2).unwrap();
     assert_eq!(setup.opened(), [(conn, false)]);
-    setup.relays.handle_up(conn);
+    setup.relays.handle_up(setup.now, conn);
     for _ in 0..10 {
         setup.wait(secs(30));
         assert_eq!(setup.relays.route(setup.now, &peer(1), 2), Some(conn));
@@ -190,9 +190,9 @@ fn strangers_and_given_up_connections_teach_nothing() {
     let second = setup.opened()[0].0;
     assert!(!setup.relays.handle_received(first, &peer(1), true));
     setup.relays.handle_down(setup.now, first, None);
-    setup.relays.handle_up(first);
+    setup.relays.handle_up(setup.now, first);
     assert!(!setup.relays.status()[0].up);
-    setup.relays.handle_up(second);
+    setup.relays.handle_up(setup.now, second);
     assert!(setup.relays.status()[0].up);
     assert_eq!(setup.relays.stats().strangers, 2);
 }
@@ -201,7 +201,7 @@ fn strangers_and_given_up_connections_teach_nothing() {
 fn a_new_home_is_told_and_the_old_one_stays_until_it_idles() {
     let mut setup = Setup::new(2);
     let one = setup.opened()[0].0;
-    setup.relays.handle_up(one);
+    setup.relays.handle_up(setup.now, one);
     setup.relays.set_home(setup.now, Some(2));
     let commands = setup.commands();
     assert!(
@@ -255,7 +255,7 @@ fn no_more_connections_are_open_than_the_limit_and_home_is_spared() {
 fn a_change_of_network_probes_what_is_up_and_dials_at_once_what_pauses() {
     let mut setup = Setup::new(2);
     let one = setup.opened()[0].0;
-    setup.relays.handle_up(one);
+    setup.relays.handle_up(setup.now, one);
     setup.relays.handle_network_change(setup.now);
     assert!(matches!(setup.commands()[..], [RelayCommand::Probe { conn }] if conn == one));
     setup.relays.handle_down(setup.now, one, Some(secs(20)));

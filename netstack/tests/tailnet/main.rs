@@ -11,6 +11,7 @@
 
 mod control;
 mod ending;
+mod relay;
 mod streams;
 
 use std::net::{IpAddr, SocketAddr};

@@ -50,7 +50,7 @@ impl Wire {
                 }
                 RelayCommand::Open { conn, .. } => {
                     conns.insert(conn.region, conn);
-                    self.hosts[from].node.handle_relay_up(conn);
+                    self.hosts[from].node.handle_relay_up(self.now, conn);
                 }
                 RelayCommand::Close { conn } => {
                     conns.remove(&conn.region);
