@@ -9,6 +9,7 @@ pub mod derp_conn;
 mod driver;
 pub mod keystore;
 mod outgoing;
+mod probes;
 mod relays;
 mod stream;
 mod told;
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::{AuthKey, ControlConfig};
+use crate::netcheck::Report;
 use crate::netmap::Identity;
 use crate::node::{Node, NodeConfig, NodeStats, NodeStatus};
 use crate::tailcfg::{CAPABILITY_VERSION, SshPolicy};
@@ -185,10 +187,16 @@ impl Tailnet {
             tcp: config.tcp,
         };
         let mut node = Node::new(node_config, seed, now);
-        node.set_endpoints(now, endpoints.to_vec());
+        let fixed_port = config
+            .bind
+            .iter()
+            .map(SocketAddr::port)
+            .find(|port| *port != 0);
+        node.set_endpoints(now, endpoints.to_vec(), fixed_port);
         let shared = Shared::new(node);
         let (closing, shutdown) = (CancellationToken::new(), CancellationToken::new());
         let (sender, progress) = watch::channel(Progress::default());
+        let dialer = Arc::default();
         let driver = Driver {
             shared: Arc::clone(&shared),
             sockets,
@@ -198,7 +206,8 @@ impl Tailnet {
                 keys: Arc::new(Mutex::new(config.keys)),
                 url: config.control_url.into(),
             },
-            relays: relays::Relays::default(),
+            probes: probes::Probes::new(Arc::clone(&dialer)),
+            relays: relays::Relays::new(dialer),
             progress: sender,
             told: Told::default(),
             closing: closing.clone(),
@@ -309,6 +318,11 @@ impl Tailnet {
     /// The node's counters.
     pub fn stats(&self) -> NodeStats {
         self.shared.lock().node.stats()
+    }
+
+    /// What the last measurement of the network found; `None` before the first.
+    pub fn network_report(&self) -> Option<Report> {
+        self.shared.lock().node.network_report().cloned()
     }
 
     /// The SSH policy as last told by control.

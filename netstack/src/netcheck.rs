@@ -310,6 +310,11 @@ impl NetCheck {
         }
     }
 
+    /// Whether a measurement is under way, so that a report will come.
+    pub fn is_measuring(&self) -> bool {
+        self.run.is_some()
+    }
+
     /// The next datagram to send, from the socket of its family.
     pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
         self.transmits.pop_front()

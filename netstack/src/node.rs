@@ -17,6 +17,7 @@ mod owed;
 mod plane;
 mod relayed;
 mod status;
+mod surroundings;
 mod transmit;
 mod tsmp;
 
@@ -30,15 +31,17 @@ use rand_core::{RngCore, SeedableRng};
 use crate::control::{Control, ControlConfig, ControlEvent, ControlRequest, RequestId};
 use crate::filter::{Filter, PacketView};
 use crate::key::{DiscoPrivate, NodePrivate, NodePublic};
+use crate::netcheck::{NetCheck, Sockets};
 use crate::netmap::{Changed, Netmap};
 use crate::path::PathEvent;
 use crate::relay::Relays;
-use crate::tailcfg::{MapResponse, NodeId};
+use crate::tailcfg::{DerpNode, MapResponse, NodeId};
 use crate::tcpip::{ConnId, ConnectError, TcpConfig, TcpEvent, TcpIp};
 
 pub use named::{Named, NamedStats};
 use plane::{Exit, Plane};
 pub use status::{DropCounts, NodeStats, NodeStatus, PeerStatus};
+use surroundings::Surroundings;
 pub use transmit::{Relayed, Transmit, TransmitBatch};
 
 /// Largest inner IP packet, in bytes; both ends of every tunnel use it (transport.md §4.1).
@@ -81,6 +84,18 @@ pub enum NodeEvent {
     Tcp(TcpEvent),
     /// A direct path to a peer came up, moved or was lost.
     Path(PathEvent),
+    /// Look up both families of a name, and call [`Node::handle_resolved`].
+    Resolve {
+        /// The name; never an address.
+        host: String,
+    },
+    /// Time a GET of [`crate::netcheck::LATENCY_CHECK_PATH`] on a relay, and call [`Node::handle_relay_timed`].
+    TimeRelay {
+        /// Names the question.
+        id: u64,
+        /// The relay.
+        node: Box<DerpNode>,
+    },
     /// A person must visit this address.
     NeedsLogin {
         /// The address, as control gave it.
@@ -113,11 +128,12 @@ pub struct Node {
     addresses: Vec<IpAddr>,
     plane: Option<Plane>,
     relays: Relays,
+    netcheck: NetCheck,
+    surroundings: Surroundings,
     disco: DiscoPrivate,
     tcp: TcpIp,
     out: TransmitBatch,
     events: VecDeque<NodeEvent>,
-    endpoints: Vec<SocketAddr>,
     rng: ChaCha20Rng,
     scratch: Box<[u8]>,
     counts: DropCounts,
@@ -147,6 +163,13 @@ impl Node {
         rng.fill_bytes(&mut control_seed);
         let mut relay_seed = [0_u8; 32];
         rng.fill_bytes(&mut relay_seed);
+        let mut netcheck_seed = [0_u8; 32];
+        rng.fill_bytes(&mut netcheck_seed);
+        let sockets = Sockets {
+            ipv4: false,
+            ipv6: false,
+            fixed_port: None,
+        };
         let stored = config.node_key.clone();
         let control = Control::new(
             config.control,
@@ -162,11 +185,12 @@ impl Node {
             addresses: Vec::new(),
             plane: None,
             relays: Relays::new(relay_seed),
+            netcheck: NetCheck::new(netcheck_seed, sockets),
+            surroundings: Surroundings::default(),
             disco,
             tcp,
             out: TransmitBatch::default(),
             events: VecDeque::new(),
-            endpoints: Vec::new(),
             rng,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             counts: DropCounts::default(),
@@ -183,6 +207,7 @@ impl Node {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.control.handle_timeout(now);
         self.relays.handle_timeout(now);
+        self.netcheck.handle_timeout(now);
         if let Some(plane) = &mut self.plane {
             let mut exit = Exit::new(&mut self.relays, &mut self.out);
             plane.paths.handle_timeout(now);
@@ -231,6 +256,7 @@ impl Node {
         // Packets come in runs to one peer: look its key up once per run.
         let mut last: Option<(IpAddr, NodePublic)> = None;
         let mut exit = Exit::new(relays, out);
+        let mut sent = false;
         tcp.poll(now, &mut |packet| {
             let Some(plane) = plane.as_mut() else { return };
             let Ok(view) = PacketView::parse(packet) else {
@@ -249,7 +275,11 @@ impl Node {
             };
             filter.note_out(packet);
             plane.send_packet(now, &peer, packet, &mut exit);
+            sent = true;
         });
+        if sent {
+            self.netcheck.note_active(now);
+        }
         self.drain_paths(now);
         while let Some(event) = self.tcp.poll_event() {
             self.push_event(NodeEvent::Tcp(event));
@@ -278,6 +308,7 @@ impl Node {
             self.control.poll_timeout(),
             self.tcp.poll_timeout(),
             self.relays.poll_timeout(),
+            self.netcheck.poll_timeout(),
             plane.and_then(|plane| plane.paths.poll_timeout()),
             plane.and_then(|plane| plane.tunnels.poll_timeout()),
             plane.and_then(|plane| plane.owed.poll_timeout()),
@@ -380,8 +411,12 @@ impl Node {
                     self.push_event(NodeEvent::NodeKey(key));
                 }
                 ControlEvent::Map(map) => self.apply_map(now, *map),
-                ControlEvent::StreamUp => self.netmap.begin_stream(),
+                ControlEvent::StreamUp => {
+                    self.netcheck.set_control_connected(true);
+                    self.netmap.begin_stream();
+                }
                 ControlEvent::StreamDown { reason } | ControlEvent::RegisterFailed { reason } => {
+                    self.netcheck.set_control_connected(false);
                     self.push_event(NodeEvent::ControlDown { reason });
                 }
                 ControlEvent::NeedsLogin { url } => self.push_event(NodeEvent::NeedsLogin { url }),
@@ -441,6 +476,8 @@ impl Node {
             self.relays.retain_peers(|key| netmap.peer(key).is_some());
             plane.set_peers(now, netmap, self.relays.is_usable());
         }
+        self.netcheck
+            .set_wanted(self.plane.is_some() && self.netmap.peers().next().is_some());
         // WhoIs was asked when a connection began: it must not go on with someone else, or no one.
         for (remote, owner) in owners {
             if self.owner_of(*remote) != Some(*owner) {
@@ -467,7 +504,7 @@ impl Node {
     }
 
     fn drain_paths(&mut self, now: Instant) {
-        self.drain_relays(now);
+        self.drain_netcheck(now);
         let Some(plane) = &mut self.plane else { return };
         let mut exit = Exit::new(&mut self.relays, &mut self.out);
         let mut told = Vec::new();
@@ -499,6 +536,8 @@ impl Node {
             NodeEvent::Path(_) => PATH_EVENTS_MAX,
             NodeEvent::Up
             | NodeEvent::NetmapChanged
+            | NodeEvent::Resolve { .. }
+            | NodeEvent::TimeRelay { .. }
             | NodeEvent::Tcp(_)
             | NodeEvent::NeedsLogin { .. }
             | NodeEvent::Refused { .. }

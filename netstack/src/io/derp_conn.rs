@@ -11,6 +11,7 @@
 
 mod dial;
 mod error;
+mod latency;
 mod tls;
 
 use std::fmt;
@@ -32,6 +33,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 pub use self::dial::NODE_DURATION_MAX;
 use self::dial::dial;
 pub use self::error::DerpConnError;
+pub(super) use self::latency::time_https;
 pub use self::tls::PinError;
 use crate::derp::ServerInfo;
 use crate::derp::client::{DerpClient, DerpClientConfig, DerpClientStats, DerpEvent};

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::control_task::ControlTask;
 use super::outgoing::Outgoing;
+use super::probes::{Answer, Probes};
 use super::relays::{RelayNews, Relays};
 use super::told::Told;
 use super::udp::{ReadBuffers, Udp};
@@ -107,6 +108,7 @@ pub(super) struct Driver {
     pub(super) sockets: Vec<Udp>,
     pub(super) control: ControlTask,
     pub(super) relays: Relays,
+    pub(super) probes: Probes,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) told: Told,
     /// End in good order.
@@ -163,6 +165,7 @@ impl Driver {
                 () = self.shared.work.notified() => {}
                 index = any_readable(&self.sockets) => self.read(index, &mut buffers),
                 news = self.relays.next() => self.hear(news),
+                answer = self.probes.next() => self.answered(answer),
                 () = room(blocked) => {}
                 () = sleep_until(wake_at) => {}
                 Some(ended) = tasks.running.join_next() => tasks.ended(ended),
@@ -266,6 +269,8 @@ impl Driver {
                 });
             }
             NodeEvent::Path(event) => tracing::debug!(?event, "path"),
+            NodeEvent::Resolve { host } => self.probes.resolve(host),
+            NodeEvent::TimeRelay { id, node } => self.probes.time(id, *node),
             NodeEvent::NeedsLogin { url } => self.trouble(Trouble::NeedsLogin(url)),
             NodeEvent::Refused { reason } => self.trouble(Trouble::Refused(reason)),
             NodeEvent::ControlDown { reason } => self.trouble(Trouble::Unreachable(reason)),
@@ -299,6 +304,17 @@ impl Driver {
             tracing::warn!("{trouble}");
         } else {
             tracing::debug!("still: {trouble}");
+        }
+    }
+
+    fn answered(&self, answer: Answer) {
+        let now = now();
+        let mut state = self.shared.lock();
+        match answer {
+            Answer::Resolved(host, addresses) => {
+                state.node.handle_resolved(now, &host, &addresses);
+            }
+            Answer::Timed(id, latency) => state.node.handle_relay_timed(now, id, latency),
         }
     }
 

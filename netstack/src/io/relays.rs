@@ -39,7 +39,6 @@ pub(super) enum RelayNews {
 /// All connections. Dropping it closes them.
 #[derive(Debug)]
 pub(super) struct Relays {
-    /// Made at the first use: without a relay nobody reads the system's certificates.
     dialer: Arc<OnceCell<DerpDialer>>,
     links: HashMap<RelayConn, Link>,
     news: mpsc::Sender<RelayNews>,
@@ -71,19 +70,18 @@ enum Stage {
     Up(DerpSender),
 }
 
-impl Default for Relays {
-    fn default() -> Self {
+impl Relays {
+    /// None yet. `dialer` is made at the first use: without a relay nobody reads the system's certificates.
+    pub(super) fn new(dialer: Arc<OnceCell<DerpDialer>>) -> Self {
         let (news, heard) = mpsc::channel(NEWS_MAX);
         Self {
-            dialer: Arc::default(),
+            dialer,
             links: HashMap::new(),
             news,
             heard,
         }
     }
-}
 
-impl Relays {
     /// Does what the node wants; `key` is the one by which relays know us now.
     pub(super) fn carry_out(&mut self, command: RelayCommand, key: Option<&NodePrivate>) {
         match command {

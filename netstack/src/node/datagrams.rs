@@ -1,4 +1,4 @@
-//! What comes in, from the UDP socket and from relays: disco to the paths, WireGuard to the tunnels, what they decrypt to TCP.
+//! What comes in, from the UDP socket and from relays: STUN to the measurement, disco to the paths, WireGuard to the tunnels, what they decrypt to TCP.
 //!
 //! Invariant: where a datagram came from decides nothing but where a cookie goes and, over a relay, whose call is heeded. Called by
 //! the shell, through [`Node`].
@@ -12,6 +12,7 @@ use super::plane::Exit;
 use crate::disco;
 use crate::key::NodePublic;
 use crate::relay::RelayConn;
+use crate::stun;
 use crate::wireguard::Received;
 
 /// Where a datagram came from, for the cookie that may be owed to it.
@@ -41,6 +42,10 @@ impl Node {
     /// A datagram from the UDP socket. Whatever it holds, it costs a counter at worst.
     pub fn handle_datagram(&mut self, now: Instant, src: SocketAddr, datagram: &[u8]) {
         self.datagrams_in += 1;
+        if stun::looks_like_stun(datagram) {
+            self.netcheck.handle_datagram(now, datagram);
+            return;
+        }
         let Some(plane) = &mut self.plane else {
             self.counts.before_netmap += 1;
             return;
@@ -68,6 +73,7 @@ impl Node {
         if !self.relays.handle_received(conn, peer, is_peer) {
             return;
         }
+        self.netcheck.note_derp_frame(now, conn.region);
         if disco::looks_like_disco(packet) {
             plane.paths.handle_relayed(now, conn.region, peer, packet);
             return;

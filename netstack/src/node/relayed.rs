@@ -1,32 +1,17 @@
-//! The node and its relays: which region is home, what control and the paths are told of it.
+//! The node and its relays: what the shell is to do about them, and what it tells of them.
 //!
-//! Invariant: control is told of a home only while there is one, so that peers never send first packets to a relay that we do not
-//! hear. Called by the shell, through [`Node`], and by `node`.
+//! Invariant: a relay is asked for only while the DERP map has it, and under the node key of now. Called by the shell, through
+//! [`Node`], and by `node`.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use rand_core::RngCore as _;
 
 use super::Node;
 use crate::key::{NodePrivate, NodePublic};
 use crate::relay::{RelayCommand, RelayConn, RelayStatus};
-use crate::tailcfg::{DerpRegion, NetInfo};
-
-/// Type 1 of control.md §4.4: a local address.
-const ENDPOINT_LOCAL: u8 = 1;
+use crate::tailcfg::DerpRegion;
 
 impl Node {
-    /// Tells the node at which UDP addresses it can be reached; control and peers learn of them.
-    pub fn set_endpoints(&mut self, now: Instant, endpoints: Vec<SocketAddr>) {
-        self.endpoints = endpoints;
-        self.publish_network(now);
-        if let Some(plane) = &mut self.plane {
-            plane.paths.set_own_endpoints(now, self.endpoints.clone());
-        }
-    }
-
     /// What is to be done about relays next; the shell carries it out and calls the handle_relay methods.
     pub fn poll_relay(&mut self) -> Option<RelayCommand> {
         self.relays.poll_command()
@@ -39,6 +24,7 @@ impl Node {
 
     /// A relay has accepted us.
     pub fn handle_relay_up(&mut self, now: Instant, conn: RelayConn) {
+        self.netcheck.note_derp_frame(now, conn.region);
         self.relays.handle_up(now, conn);
     }
 
@@ -50,7 +36,11 @@ impl Node {
         conn: RelayConn,
         pause: Option<Duration>,
     ) -> u32 {
-        self.relays.handle_down(now, conn, pause)
+        let failures = self.relays.handle_down(now, conn, pause);
+        if failures == 1 {
+            self.netcheck.handle_derp_error(now);
+        }
+        failures
     }
 
     /// A relay says that `peer` is not connected to it.
@@ -60,6 +50,7 @@ impl Node {
 
     /// The network has changed under us: addresses, or the sockets.
     pub fn handle_network_change(&mut self, now: Instant) {
+        self.netcheck.handle_network_change(now);
         self.relays.handle_network_change(now);
         if let Some(plane) = &mut self.plane {
             plane.paths.handle_network_change(now);
@@ -71,7 +62,7 @@ impl Node {
         self.relays.status()
     }
 
-    /// Follows the DERP map, and moves home where the old one is gone.
+    /// Follows the DERP map; where home is, is for the measurement to say.
     pub(super) fn follow_derp_map(&mut self, now: Instant) {
         let regions: Vec<(u32, Arc<DerpRegion>)> = self
             .netmap
@@ -84,34 +75,17 @@ impl Node {
             .collect();
         self.relays
             .set_map(now, regions.iter().map(|(id, region)| (*id, region)));
-        let home = self.relays.home();
-        let stands = home.is_some_and(|home| regions.iter().any(|(id, _)| *id == home));
-        if !stands {
-            let may_be_home: Vec<u32> = regions
-                .iter()
-                .filter(|(_, region)| !region.avoid && !region.no_measure_no_home)
-                .map(|(id, _)| *id)
-                .collect();
-            let home = self.any_of(&may_be_home);
-            self.set_home(now, home);
+        // Whoever lives elsewhere than at its home is found all the same, until the next measurement chooses.
+        if let Some(map) = self.netmap.derp_map() {
+            self.netcheck.set_derp_map(now, map);
         }
     }
 
-    /// Nothing is measured: any region will do, and a fleet spreads out over all.
-    fn any_of(&mut self, regions: &[u32]) -> Option<u32> {
-        let count = u64::try_from(regions.len())
-            .ok()
-            .filter(|count| *count > 0)?;
-        let index = usize::try_from(self.rng.next_u64() % count).ok()?;
-        regions.get(index).copied()
-    }
-
-    fn set_home(&mut self, now: Instant, home: Option<u32>) {
+    pub(super) fn set_home(&mut self, now: Instant, home: Option<u32>) {
         self.relays.set_home(now, home);
         if let Some(plane) = &mut self.plane {
             plane.paths.set_has_relay(home.is_some());
         }
-        self.publish_network(now);
     }
 
     /// A new plane hears of what the node knew before it.
@@ -119,31 +93,9 @@ impl Node {
         let usable = self.relays.is_usable();
         if let Some(plane) = &mut self.plane {
             plane.paths.set_has_relay(usable);
-            plane.paths.set_own_endpoints(now, self.endpoints.clone());
-        }
-    }
-
-    /// Tells control where we are: our endpoints, and our home.
-    fn publish_network(&mut self, now: Instant) {
-        let net_info = NetInfo {
-            working_udp: Some(true),
-            preferred_derp: self.relays.home().unwrap_or_default(),
-            ..NetInfo::default()
-        };
-        let endpoints = self
-            .endpoints
-            .iter()
-            .map(|addr| (*addr, ENDPOINT_LOCAL))
-            .collect();
-        self.control.set_network(now, endpoints, net_info);
-    }
-
-    /// Peers wait to be told of our endpoints: what we know is what there is.
-    pub(super) fn drain_relays(&mut self, now: Instant) {
-        if let Some(plane) = &mut self.plane
-            && plane.paths.take_wants_endpoints()
-        {
-            plane.paths.set_own_endpoints(now, self.endpoints.clone());
+            plane
+                .paths
+                .set_own_endpoints(now, self.surroundings.addresses());
         }
     }
 }

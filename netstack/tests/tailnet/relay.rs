@@ -1,6 +1,6 @@
 //! Whole nodes that reach each other through relays: real TLS, real sockets, a devnet that names the relays.
 
-use netstack::devnet::{DerpServer, DerpServerConfig};
+use netstack::devnet::{DerpServer, DerpServerConfig, StunFaults};
 use netstack::key::NodePublic;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -125,4 +125,68 @@ async fn a_stream_outlives_relays_that_restart() {
         assert!(got == text);
     }
     assert!(one.stats().relays.failures >= 3);
+}
+
+#[tokio::test]
+async fn home_is_the_nearest_region_and_control_hears_what_was_measured() {
+    let net = Net::new().await;
+    let relays = [net.relay(900).await, net.relay(901).await];
+    let distant = net.devnet.start_stun(900).await.unwrap();
+    distant.set_faults(StunFaults {
+        delay: Duration::from_millis(200),
+        ..StunFaults::default()
+    });
+    let near = net.devnet.start_stun(901).await.unwrap();
+    let node = net.join("one").await;
+    within("a home", async {
+        while !relays[1].clients().iter().any(|(_, home)| *home) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert!(near.stats().answers > 0);
+    assert!(relays[0].clients().is_empty());
+    let told = within("control to hear of it", async {
+        loop {
+            let told = net.devnet.nodes().into_iter().next();
+            if let Some(told) = told.filter(|told| told.home_derp == 901) {
+                return told;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let local = node.endpoints()[0];
+    assert!(told.endpoints.contains(&local), "{told:?}");
+    let report = node.network_report().unwrap();
+    assert_eq!(report.home, Some(901));
+    assert!(report.udp);
+}
+
+#[tokio::test]
+async fn where_udp_is_blocked_home_is_measured_by_https() {
+    let net = Net::new().await;
+    let relays = [net.relay(900).await, net.relay(901).await];
+    let node = net.join_by_relay_alone("one").await;
+    within("a home", async {
+        loop {
+            let homes = relays.iter().flat_map(DerpServer::clients);
+            if homes.filter(|(_, home)| *home).count() == 1 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let report = within("a report", async {
+        loop {
+            if let Some(report) = node.network_report() {
+                return report;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert!(!report.udp);
+    assert_eq!(report.latency_https.len(), 2, "{report:?}");
 }

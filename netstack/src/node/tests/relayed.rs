@@ -100,7 +100,7 @@ impl Wire {
                 ..MapResponse::default()
             };
             host.node.apply_map(wire.now, map);
-            host.node.set_endpoints(wire.now, vec![at]);
+            host.node.set_endpoints(wire.now, vec![at], None);
         }
         // Both are at home before anybody speaks.
         wire.settle();
@@ -249,7 +249,10 @@ fn control_is_told_of_a_home_once_there_is_one() {
         ..MapResponse::default()
     };
     let now = wire.now;
+    // As long as control cannot be told, a home stays.
+    wire.hosts[0].node.netcheck.set_control_connected(true);
     wire.hosts[0].node.apply_map(now, none);
+    wire.settle();
     assert_eq!(wire.hosts[0].node.relays.home(), None);
     wire.settle();
     assert!(wire.relay.conns[0].is_empty());
