@@ -86,11 +86,6 @@ impl State {
         });
     }
 
-    /// Whether the disk is to be asked although nothing is committed.
-    pub(in crate::store) fn watches_disk(&self) -> bool {
-        !self.recordings.is_empty() || self.vitals.is_short_of_disk()
-    }
-
     /// Since when a commit has been trying, if one is.
     pub(in crate::store) const fn unproven_since(&self) -> Option<Instant> {
         self.unproven_since
