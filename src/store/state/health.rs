@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::{State, count};
-use crate::store::Trouble;
 use crate::store::error::StoreError;
 use crate::store::health::StoreHealth;
+use crate::store::trouble::Trouble;
 
 impl State {
     /// Whether anything new is taken now; a refusal is counted by its reason.
