@@ -28,6 +28,7 @@ mod repeats;
 mod segments;
 mod state;
 mod store_id;
+mod trouble;
 mod writer;
 
 use std::path::PathBuf;
@@ -58,6 +59,7 @@ use local_disk::{DiskSync, LocalDisk};
 use recovery::{RecorderLock, Recovery};
 pub use recovery::{RecoveryState, RecoveryStats};
 use state::State;
+use trouble::{LastTrouble, Trouble};
 
 /// How long [`Store::close`] waits for seals and the last commit: after the drain and the last seals; docs/operations.md adds them up.
 const CLOSE_LIMIT: Duration = Duration::from_secs(25);
@@ -254,7 +256,9 @@ pub(crate) struct Shared {
     space: Arc<Semaphore>,
     event_space: Arc<Semaphore>,
     /// What the backend said to the last commit that did not get through at once.
-    trouble: Mutex<Option<Trouble>>,
+    trouble: LastTrouble,
+    /// What it said to the last roll of events, if that failed.
+    roll_trouble: LastTrouble,
     journal_puts: AtomicU64,
     rng: Mutex<ChaCha20Rng>,
     wall_clock: fn() -> Timestamp,
@@ -269,15 +273,6 @@ pub(crate) struct Shared {
     own_epochs: Mutex<Vec<EpochId>>,
     lock: Mutex<Option<RecorderLock>>,
     runtime: tokio::runtime::Handle,
-}
-
-/// Why a commit did not get through at once.
-#[derive(Debug, Clone)]
-struct Trouble {
-    /// For everybody.
-    cause: String,
-    /// What the backend said, in full: for the log and the operator.
-    said: String,
 }
 
 impl Shared {
@@ -336,19 +331,27 @@ impl Shared {
 
     /// A step of a commit failed and is tried again.
     fn note_trouble(&self, error: &StoreError) {
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        *trouble = Some(Trouble {
-            cause: error.remedy(),
-            said: error.with_causes(),
-        });
+        self.trouble.note(error);
     }
 
     fn last_trouble(&self) -> Trouble {
-        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        trouble.clone().unwrap_or_else(|| Trouble {
+        self.trouble.get().unwrap_or_else(|| Trouble {
             cause: "a commit is not answered".into(),
             said: "the backend has not said why".into(),
         })
+    }
+
+    /// What keeps the store from its end: a commit that is under way, else events that cannot be rolled.
+    fn closing_trouble(&self) -> Trouble {
+        let (commits, rolls) = {
+            let state = self.state();
+            let commits = state.unproven_since().is_some();
+            (commits, !state.events.is_drained())
+        };
+        let of_commit = self.trouble.get().filter(|_| commits);
+        of_commit
+            .or_else(|| self.roll_trouble.get().filter(|_| rolls))
+            .unwrap_or_else(Trouble::unanswered)
     }
 
     fn has_disk_limit(&self) -> bool {
@@ -440,7 +443,8 @@ impl Store {
             wake_committer: Notify::new(),
             wake_roller: Notify::new(),
             events_settled: Notify::new(),
-            trouble: Mutex::new(None),
+            trouble: LastTrouble::default(),
+            roll_trouble: LastTrouble::default(),
             journal_puts: AtomicU64::new(0),
             rng: Mutex::new(rng),
             wall_clock,
@@ -510,7 +514,7 @@ impl Store {
     /// Recordings that are still open are told so through [`Durable::failed`]; what was acked of them stays.
     ///
     /// # Errors
-    /// [`StoreError::CloseTimedOut`] when the backend did not answer in time; [`StoreError::Fenced`] if it is so.
+    /// [`StoreError::CloseTimedOut`] when what was left to do was not done in time, with why; [`StoreError::Fenced`] if it is so.
     pub async fn close(&self) -> Result<(), StoreError> {
         self.shared.state().refuse_new();
         // Recovery can stop anywhere; the next start goes on with it.
@@ -530,7 +534,11 @@ impl Store {
             drop(committer);
             self.shared.tasks.wait().await;
         });
-        let in_time = drained.await.is_ok();
+        // Asked before the halt, which leaves nothing to do.
+        let in_vain = drained
+            .await
+            .is_err()
+            .then(|| self.shared.closing_trouble());
         let stopped_by = self
             .shared
             .state()
@@ -543,10 +551,10 @@ impl Store {
             .inspect(tokio::task::JoinHandle::abort);
         self.shared.release_lock();
         self.committer.roller.abort();
-        match (&*stopped_by, in_time) {
+        match (&*stopped_by, in_vain) {
             (StoreError::Fenced { number }, _) => Err(StoreError::Fenced { number: *number }),
-            (_, true) => Ok(()),
-            (_, false) => Err(StoreError::CloseTimedOut),
+            (_, None) => Ok(()),
+            (_, Some(trouble)) => Err(trouble.closing()),
         }
     }
 

@@ -283,6 +283,15 @@ pub enum StoreError {
         #[source]
         source: Arc<Self>,
     },
+    /// The object of a long event could not be made.
+    #[error("the event is not known to be stored: {cause}")]
+    EventObject {
+        /// What is wrong, with its remedy where it is known. The sender is told, so nothing of the recorder's host is in it.
+        cause: String,
+        /// What the backend said last, in full: it may name files of the host.
+        #[source]
+        said: Arc<dyn std::error::Error + Send + Sync>,
+    },
     /// An event line in the journal is not one.
     #[error("an event in the journal is not one")]
     EventLine(#[source] serde_json::Error),
@@ -304,9 +313,15 @@ pub enum StoreError {
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
-    /// The backend did not answer while the store closed.
-    #[error("close the store: the backend did not answer in time")]
-    CloseTimedOut,
+    /// What was left to do when the store was closed was not done in time.
+    #[error("close the store: {cause}")]
+    CloseTimedOut {
+        /// What is wrong, with its remedy where it is known.
+        cause: String,
+        /// What the backend said last, in full.
+        #[source]
+        said: Arc<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 impl StoreError {
@@ -382,13 +397,16 @@ impl StoreError {
         match self {
             Self::UnsupportedUrl { .. } => "give file:///absolute/path, a directory, or memory://",
             Self::DrawRandomness(_) => "see why the kernel gives no randomness",
-            Self::UnfitFileSystem { .. } | Self::Object { .. } | Self::DiskFree { .. } => {
+            Self::UnfitFileSystem { .. }
+            | Self::Object { .. }
+            | Self::DiskFree { .. }
+            | Self::EventObject { .. } => {
                 "look at its room and its permissions, or give another directory with --store (for dev: --data)"
             }
             Self::CreateIsNotExclusive { .. } | Self::ListIsStale { .. } => {
                 "use another backend: this one would lose recordings"
             }
-            Self::Unanswered { .. } | Self::Stalled { .. } | Self::CloseTimedOut => {
+            Self::Unanswered { .. } | Self::Stalled { .. } | Self::CloseTimedOut { .. } => {
                 "see why the backend does not answer: its load, its network, its mount. What was acked is safe"
             }
             Self::Obstructed { .. } => {

@@ -21,6 +21,7 @@ use super::create::{Created, Patience};
 use super::error::StoreError;
 use super::event::{self, Event};
 use super::state::{EventFrame, RollOrder, Then};
+use super::trouble::{LastTrouble, Trouble};
 use super::{Shared, layout};
 use crate::ids::EventId;
 use crate::recording::frame::FRAME_PLAIN_BYTES_MAX;
@@ -115,24 +116,27 @@ async fn store_long(
     let name = layout::events(&event.uploader.stable_id, event.received_at, &id);
     let sends = AtomicU64::new(0);
     let patience = Patience::Tries(CREATE_TRIES);
-    let created = shared.objects.create(&name, &line, patience, &sends);
+    // Whoever waits no longer still knows what was said before.
+    let last = LastTrouble::default();
+    let note = |trouble: &StoreError| last.note(trouble);
+    let created = shared
+        .objects
+        .create_telling(&name, &line, patience, &sends, note);
     let created = tokio::time::timeout(shared.config.store_stall_limit, created).await;
     match created {
-        Ok(created) => match created? {
-            Created::Durable => shared.objects.sync(&name).await?,
-            Created::Different(_) => return Err(foreign(&name)),
-            Created::Poisoned(source) => {
-                return Err(StoreError::SyncFailed {
-                    name: name.to_string(),
-                    source,
-                });
-            }
-        },
-        Err(_) => {
-            return Err(StoreError::Unanswered {
-                step: "create",
+        Ok(Ok(Created::Durable)) => shared.objects.sync(&name).await?,
+        Ok(Ok(Created::Different(_))) => return Err(foreign(&name)),
+        Ok(Ok(Created::Poisoned(source))) => {
+            return Err(StoreError::SyncFailed {
                 name: name.to_string(),
+                source,
             });
+        }
+        Ok(Err(error @ StoreError::Replaced { .. })) => return Err(error),
+        Ok(Err(error)) => return Err(Trouble::of(&error).storing_event()),
+        Err(_) => {
+            let last = last.get().unwrap_or_else(Trouble::unanswered);
+            return Err(last.storing_event());
         }
     }
     let bytes = u64::try_from(line.len()).unwrap_or(u64::MAX);
@@ -154,6 +158,7 @@ pub(super) async fn run_roller(shared: Arc<Shared>) {
         for order in orders {
             let uploader = Arc::clone(&order.uploader);
             if let Err(error) = roll(&shared, order).await {
+                shared.roll_trouble.note(&error);
                 tracing::warn!(
                     error = error.with_causes(),
                     "events could not be rolled yet; they stay in the journal"
@@ -162,6 +167,8 @@ pub(super) async fn run_roller(shared: Arc<Shared>) {
                 let mut state = shared.state();
                 state.events.handle_roll_failed(&uploader, now);
                 state.note_roll_failed();
+            } else {
+                shared.roll_trouble.clear();
             }
         }
         match next {

@@ -129,11 +129,6 @@ impl Vitals {
         let error = || Arc::new(StoreError::JournalFull { bytes, bytes_max });
         self.journal = (left < wanted).then(|| self.journal.take().unwrap_or_else(error));
     }
-
-    /// Whether the disk was found short of room: it is then asked again without being written to.
-    pub(super) const fn is_short_of_disk(&self) -> bool {
-        self.disk.is_some()
-    }
 }
 
 /// Whether `free` is too little. Once it was, it takes a tenth more than `min` to be enough again.

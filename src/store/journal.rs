@@ -45,7 +45,7 @@ const FLEET_BEAT: Duration = Duration::from_secs(20);
 /// How often the fence of a clean close is tried.
 const CLOSE_TRIES: u32 = 3;
 
-/// How often the disk is asked for its room while recordings are open and nothing is committed.
+/// How often the disk is asked for its room while nothing is committed: others may fill it, whether we record or not.
 const DISK_LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The journal's one writer.
@@ -147,11 +147,14 @@ impl Committer {
             epoch: self.epoch.id,
             number: self.epoch.next,
         };
+        let watches_disk = self.shared.has_disk_limit();
+        let since = tokio::time::Instant::now();
+        // Neither waits longer because the other came first.
+        let (beat_at, mut look_at) = (since + FLEET_BEAT, since + DISK_LOOK_INTERVAL);
         loop {
-            let (wish, finishing, watches_disk) = {
+            let (wish, finishing) = {
                 let state = self.shared.state();
-                let watches_disk = self.shared.has_disk_limit() && state.watches_disk();
-                (state.commit_wish(), state.is_finishing(), watches_disk)
+                (state.commit_wish(), state.is_finishing())
             };
             let woken = self.shared.wake_committer.notified();
             match wish {
@@ -159,14 +162,19 @@ impl Committer {
                 None => {
                     let shared = &self.shared;
                     let fenced = self.fence_watch.fenced(shared, next, None);
+                    let looked = async {
+                        tokio::time::sleep_until(look_at).await;
+                        // A commit does not wait for a disk that is slow to say.
+                        shared.look_at_disk().await;
+                    };
                     tokio::select! {
                         biased;
                         // An empty object says to the others of a fleet that we live.
-                        () = tokio::time::sleep(FLEET_BEAT), if shared.config.fleet => return Due::Commit,
-                        () = tokio::time::sleep(DISK_LOOK_INTERVAL), if watches_disk => {
-                            shared.look_at_disk().await;
-                        }
+                        () = tokio::time::sleep_until(beat_at), if shared.config.fleet => return Due::Commit,
                         () = woken => {}
+                        () = looked, if watches_disk => {
+                            look_at = tokio::time::Instant::now() + DISK_LOOK_INTERVAL;
+                        }
                         () = fenced => return Due::Fenced,
                     }
                 }

@@ -63,6 +63,8 @@ pub(crate) struct LocalDisk {
     /// The directory itself, by device and number: its name may come to mean another one.
     identity: (u64, u64),
     files: Arc<LocalFileSystem>,
+    /// A mount that does not answer holds the thread that asks for its room: one at most.
+    room_asked: Arc<tokio::sync::Semaphore>,
 }
 
 impl LocalDisk {
@@ -92,6 +94,7 @@ impl LocalDisk {
                 root,
                 identity,
                 files: Arc::new(files.with_fsync(true)),
+                room_asked: Arc::new(tokio::sync::Semaphore::new(1)),
             })
         });
         prepared.await.map_err(|_| StoreError::TaskLost)?
@@ -160,15 +163,20 @@ impl DiskSync for LocalDisk {
     }
 
     fn free_bytes(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
-        let root = self.root.clone();
-        let asked = tokio::task::spawn_blocking(move || {
-            let status = rustix::fs::statvfs(&root).map_err(|errno| StoreError::DiskFree {
-                path: root,
-                source: errno.into(),
-            })?;
-            Ok(status.f_bavail.saturating_mul(status.f_frsize))
-        });
-        Box::pin(async { asked.await.map_err(|_| StoreError::TaskLost)? })
+        let (root, room_asked) = (self.root.clone(), Arc::clone(&self.room_asked));
+        Box::pin(async {
+            let asking = room_asked.acquire_owned().await;
+            let asking = asking.map_err(|_| StoreError::TaskLost)?;
+            let asked = tokio::task::spawn_blocking(move || {
+                let _asking = asking;
+                let status = rustix::fs::statvfs(&root).map_err(|errno| StoreError::DiskFree {
+                    path: root,
+                    source: errno.into(),
+                })?;
+                Ok(status.f_bavail.saturating_mul(status.f_frsize))
+            });
+            asked.await.map_err(|_| StoreError::TaskLost)?
+        })
     }
 }
 

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::{State, count};
-use crate::store::Trouble;
 use crate::store::error::StoreError;
 use crate::store::health::StoreHealth;
+use crate::store::trouble::Trouble;
 
 impl State {
     /// Whether anything new is taken now; a refusal is counted by its reason.
@@ -84,11 +84,6 @@ impl State {
             *said = now;
             news
         });
-    }
-
-    /// Whether the disk is to be asked although nothing is committed.
-    pub(in crate::store) fn watches_disk(&self) -> bool {
-        !self.recordings.is_empty() || self.vitals.is_short_of_disk()
     }
 
     /// Since when a commit has been trying, if one is.

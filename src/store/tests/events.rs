@@ -459,7 +459,11 @@ async fn a_sender_is_answered_within_the_stall_limit() {
         panic!("{short:?}")
     };
     assert!(matches!(*source, StoreError::Stalled { .. }));
-    assert!(long.is_err());
+    let long = long.unwrap_err();
+    assert!(
+        long.to_string().contains("(ENOSPC): free some room"),
+        "{long}"
+    );
     assert!(start.elapsed() <= 25 * SECOND);
     assert!(matches!(
         record(&store, 2).await,
@@ -468,6 +472,54 @@ async fn a_sender_is_answered_within_the_stall_limit() {
     world.objects.set_outage(None);
     tokio::time::sleep(15 * SECOND).await;
     record(&store, 3).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_event_that_is_waited_for_no_longer_keeps_what_the_backend_said() {
+    let mut world = World::new(Backend::Memory).await;
+    // Less than the tries of a create take.
+    world.config.store_stall_limit = 2 * SECOND;
+    let store = world.open().await.unwrap();
+    let long = format!("{{\"body\":\"{}\"}}\n", "x".repeat(300 * 1024));
+    let rows = [
+        (
+            Outage::Says(ErrorKind::StorageFull),
+            "no space is left (ENOSPC)",
+        ),
+        (Outage::Hangs, "the backend did not answer in time"),
+    ];
+    for (outage, cause) in rows {
+        world.objects.set_outage(Some(outage));
+        let refused = store.record_event(event_of("nProxy", &long)).await;
+        let error = refused.unwrap_err();
+        let told = error.to_string();
+        let head = format!("the event is not known to be stored: {cause}");
+        assert!(told.starts_with(&head), "{told}");
+        let logged = error.with_causes();
+        let full = matches!(outage, Outage::Says(_));
+        assert_eq!(logged.contains("create events/nProxy/"), full, "{logged}");
+        assert!(!told.contains("events/"), "peers read it: {told}");
+        world.objects.set_outage(None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_that_events_hold_up_says_what_the_backend_said_of_them() {
+    let world = World::new(Backend::Memory).await;
+    let store = world.open().await.unwrap();
+    record(&store, 1).await.unwrap();
+    let denied = Outage::Says(ErrorKind::PermissionDenied);
+    world.objects.set_outage(Some(denied));
+    let closed = store.close().await;
+    let Err(error @ StoreError::CloseTimedOut { .. }) = closed else {
+        panic!("{closed:?}")
+    };
+    let told = error.with_causes();
+    assert!(
+        told.starts_with("close the store: access is denied (EACCES)"),
+        "{told}"
+    );
+    assert!(told.contains("create events/nProxy/"), "{told}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -262,10 +262,14 @@ async fn close_gives_up_on_a_backend_that_never_answers() {
         .append(Bytes::from_static(b"never durable"))
         .await
         .unwrap();
-    assert!(matches!(
-        store.close().await,
-        Err(StoreError::CloseTimedOut)
-    ));
+    let closed = store.close().await;
+    let Err(error @ StoreError::CloseTimedOut { .. }) = closed else {
+        panic!("{closed:?}")
+    };
+    assert!(
+        error.to_string().ends_with("no answer in time"),
+        "{error}: the commit that was under way"
+    );
     let failed = handle.durable().borrow().failed.clone();
     assert!(matches!(failed.as_deref(), Some(StoreError::Closed)));
 }

@@ -331,6 +331,35 @@ async fn a_disk_with_too_little_room_takes_no_new_recording_but_serves_those_it_
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_idle_recorder_finds_its_disk_full_and_writes_nothing_for_that() {
+    for fleet in [false, true] {
+        let mut world = World::new(Backend::File).await;
+        let free = Arc::new(AtomicU64::new(2000));
+        world.disk = Some(Arc::new(FillingDisk {
+            disk: world.disk.take().unwrap(),
+            free: Arc::clone(&free),
+        }));
+        world.config.disk_free_bytes_min = 1000;
+        world.config.fleet = fleet;
+        let store = world.open().await.unwrap();
+        let mut health = store.health();
+        let puts = world.objects.puts_of("");
+        tokio::time::sleep(62 * SECOND).await;
+        assert!(matches!(word(&store), StoreHealth::Ready));
+
+        free.store(999, Ordering::Relaxed);
+        let refusing = health.wait_for(|health| health.refusal().is_some());
+        let refusing = tokio::time::timeout(6 * SECOND, refusing).await.is_ok();
+        assert!(refusing, "fleet {fleet}: nothing was ever recorded");
+        assert_eq!(store.stats().disk_free_bytes, Some(999));
+        assert!(store.begin(opening()).is_err());
+        // The looks at the disk put off no beat of a fleet.
+        let beats = if fleet { 3 } else { 0 };
+        assert_eq!(world.objects.puts_of("") - puts, beats, "fleet {fleet}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_disk_is_asked_for_its_room() {
     let mut world = World::new(Backend::File).await;
     world.config.disk_free_bytes_min = 1;
