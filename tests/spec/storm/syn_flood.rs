@@ -74,7 +74,7 @@ impl Flooder {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         let mut node = Node::new(config, [22; 32], now());
-        node.set_endpoints(now(), vec![socket.local_addr().unwrap()]);
+        node.set_endpoints(now(), vec![socket.local_addr().unwrap()], None);
         let (sender, inputs) = mpsc::channel(16);
         Self {
             node,
