@@ -1,6 +1,6 @@
 //! `serve --check`: the settings as they would be used, without secrets; the store proven; and what else a start needs, looked at.
 //!
-//! Invariant: no epoch is claimed and the tailnet is not touched, so it may run beside the recorder; nothing is made but the store's directory. Called by
+//! Invariant: no epoch is claimed and the tailnet is not touched, so it may run beside the recorder; nothing is made to stay but the store's directory. Called by
 //! `main`.
 
 mod start;
@@ -24,11 +24,16 @@ use start::Finding;
 pub async fn check(config: &Config, as_json: bool, mut out: impl Write) -> anyhow::Result<bool> {
     let proven = Store::prove(&config.store).await;
     let proven = proven.with_context(|| format!("cannot keep a store at {}", config.store));
+    let room = match proven.is_ok() {
+        true => Some(room(config).await),
+        false => None,
+    };
     let store = Finding {
         what: "store",
         told: proven.map(|()| "proven".to_owned()),
     };
     let mut findings = vec![store];
+    findings.extend(room);
     findings.extend(start::look(config).await);
     let shown = match as_json {
         true => format!("{}\n", settings_json(config, &findings)),
@@ -53,6 +58,17 @@ pub async fn check(config: &Config, as_json: bool, mut out: impl Write) -> anyho
         ))?;
     }
     Ok(true)
+}
+
+/// Whether the first recording would be taken.
+async fn room(config: &Config) -> Finding {
+    let limit = config.disk_free_min;
+    let told = match Store::room(&config.store, limit).await {
+        Ok(Some(free)) => Ok(format!("{free} bytes are free, disk_free_min is {limit}")),
+        Ok(None) => Ok("none below this store".to_owned()),
+        Err(error) => Err(error.into()),
+    };
+    Finding { what: "disk", told }
 }
 
 fn findings_text(findings: &[Finding]) -> String {
