@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::admin::{Output, OutputError};
 use crate::config::{Config, Group, SETTINGS};
 use crate::store::Store;
-use crate::tell::{printable, with_causes, without_secrets};
+use crate::tell::{printable, printable_json, with_causes, without_secrets};
 
 use start::Finding;
 
@@ -36,7 +36,7 @@ pub async fn check(config: &Config, as_json: bool, mut out: impl Write) -> anyho
     findings.extend(room);
     findings.extend(start::look(config).await);
     let shown = match as_json {
-        true => format!("{}\n", settings_json(config, &findings)),
+        true => printable_json(&format!("{}\n", settings_json(config, &findings))),
         false => settings_text(config) + &findings_text(&findings),
     };
     let written = |written: std::io::Result<()>| {
@@ -54,7 +54,7 @@ pub async fn check(config: &Config, as_json: bool, mut out: impl Write) -> anyho
         written(writeln!(
             out,
             "\nok: the settings can be used, and {} is proven to keep a store",
-            config.store
+            printable(&without_secrets(&config.store.to_string()))
         ))?;
     }
     Ok(true)
@@ -73,7 +73,7 @@ async fn room(config: &Config) -> Finding {
 
 fn findings_text(findings: &[Finding]) -> String {
     let line = |finding: &Finding| match &finding.told {
-        Ok(told) => format!("  {:7}  {told}\n", finding.what),
+        Ok(told) => format!("  {:7}  {}\n", finding.what, printable(told)),
         Err(error) => {
             let causes = printable(&with_causes(error.as_ref()));
             format!("  {:7}  FAILED: {causes}\n", finding.what)
@@ -118,7 +118,10 @@ fn auth_key(config: &Config) -> String {
 }
 
 fn settings_text(config: &Config) -> String {
-    let rows = rows(config);
+    let rows = rows(config).into_iter();
+    let rows: Vec<_> = rows
+        .map(|(group, name, value, source)| (group, name, printable(&value), printable(&source)))
+        .collect();
     let width = |of: fn(&(Group, &'static str, String, String)) -> usize| {
         rows.iter().map(of).max().unwrap_or_default()
     };
@@ -131,7 +134,7 @@ fn settings_text(config: &Config) -> String {
             text.push_str(&format!("  {name:names$}  {value:values$}  {source}\n"));
         }
         if group == Group::Service {
-            let shown = auth_key(config);
+            let shown = printable(&auth_key(config));
             text.push_str(&format!("  {:names$}  {shown}\n", "auth key"));
         }
         text.push('\n');
@@ -143,10 +146,11 @@ fn settings_text(config: &Config) -> String {
     for (rule, number) in config.access.iter().zip(1..) {
         let who = [&rule.users, &rule.tags, &rule.nodes].map(|names| names.join(", "));
         let who: Vec<String> = who.into_iter().filter(|names| !names.is_empty()).collect();
-        text.push_str(&format!("  {number}. {}: {}\n", rule.role, who.join(", ")));
+        let who = printable(&who.join(", "));
+        text.push_str(&format!("  {number}. {}: {who}\n", rule.role));
     }
     for note in &config.notes {
-        text.push_str(&format!("note: {note}\n"));
+        text.push_str(&format!("note: {}\n", printable(note)));
     }
     text
 }
@@ -177,4 +181,53 @@ fn settings_json(config: &Config, findings: &[Finding]) -> Value {
         }));
     }
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{self, Environment, Flags};
+    use crate::tell::is_shown;
+
+    use super::*;
+
+    fn config(directory: &std::path::Path, file: &str) -> Config {
+        let path = directory.join("tailtape.toml");
+        let needed = "control_url = \"http://127.0.0.1:1\"\n";
+        std::fs::write(&path, format!("{needed}{file}")).unwrap();
+        let flags = Flags {
+            file: Some(path),
+            ..Flags::default()
+        };
+        let home = directory.to_str().unwrap().to_owned();
+        config::load(&flags, &Environment::of(&[("HOME", home.leak())])).unwrap()
+    }
+
+    async fn shown(config: &Config, as_json: bool) -> (String, anyhow::Result<bool>) {
+        let mut out = Vec::new();
+        let ended = check(config, as_json, &mut out).await;
+        (String::from_utf8(out).unwrap(), ended)
+    }
+
+    #[tokio::test]
+    async fn nothing_that_stands_in_the_settings_steers_the_terminal() {
+        let root = tempfile::tempdir().unwrap();
+        let file = "store = \"s\\u001b[2Jx\"\nstate = \"t\\u202ey\"\n\
+             [[access]]\nrole = \"auditor\"\nusers = [\"a\\u009bb@example.com\"]\n";
+        let mut config = config(root.path(), file);
+        config.notes.push("a note\r\u{200b}".to_owned());
+        for as_json in [false, true] {
+            let (text, ended) = shown(&config, as_json).await;
+            assert!(ended.unwrap());
+            assert!(
+                text.chars().all(|sign| is_shown(sign) || sign == '\n'),
+                "{text:?}"
+            );
+            assert!(
+                as_json || text.contains("t·y") && text.contains("a·b@example.com"),
+                "{text}"
+            );
+        }
+        let json: Value = serde_json::from_str(&shown(&config, true).await.0).unwrap();
+        assert_eq!(json["access"][0]["users"][0], "a\u{9b}b@example.com");
+    }
 }
