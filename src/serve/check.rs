@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::admin::{Output, OutputError};
 use crate::config::{Config, Group, SETTINGS};
 use crate::store::Store;
-use crate::tell::{printable, printable_json, with_causes, without_secrets};
+use crate::tell::{printable, printable_json, with_causes, without_keys, without_secrets};
 
 use start::Finding;
 
@@ -35,6 +35,12 @@ pub async fn check(config: &Config, as_json: bool, mut out: impl Write) -> anyho
     let mut findings = vec![store];
     findings.extend(room);
     findings.extend(start::look(config).await);
+    for told in findings
+        .iter_mut()
+        .filter_map(|finding| finding.told.as_mut().ok())
+    {
+        *told = without_keys(told);
+    }
     let shown = match as_json {
         true => printable_json(&format!("{}\n", settings_json(config, &findings))),
         false => settings_text(config) + &findings_text(&findings),
@@ -94,7 +100,9 @@ fn rows(config: &Config) -> Vec<(Group, &'static str, String, String)> {
     let row = |setting: &'static crate::config::Setting| {
         let given = config.effective.get(setting.name);
         let value = derived(setting.name).or_else(|| given.map(|given| given.value.to_string()));
-        let source = given.map_or("default".to_owned(), |given| given.source.to_string());
+        let source = given.map_or("default".to_owned(), |given| {
+            without_keys(&given.source.to_string())
+        });
         let value = value.filter(|value| !value.is_empty());
         let value = value.map(|value| without_secrets(&value));
         let value = value.unwrap_or_else(|| "-".to_owned());
@@ -229,5 +237,19 @@ mod tests {
         }
         let json: Value = serde_json::from_str(&shown(&config, true).await.0).unwrap();
         assert_eq!(json["access"][0]["users"][0], "a\u{9b}b@example.com");
+    }
+
+    #[tokio::test]
+    async fn an_auth_key_within_a_path_is_not_shown() {
+        let root = tempfile::tempdir().unwrap();
+        let file = "store = \"x/tskey-auth-s3cr3t/s\"\nstate = \"x/tskey-auth-s3cr3t/t\"\n";
+        let config = config(root.path(), file);
+        for as_json in [false, true] {
+            let (text, ended) = shown(&config, as_json).await;
+            assert!(ended.unwrap(), "{text}");
+            assert!(!text.contains("s3cr3t"), "{text}");
+            assert!(text.contains("tskey-…/t is made at the start"), "{text}");
+            assert!(text.contains("tskey-…/t/tailtape.sock"), "{text}");
+        }
     }
 }
