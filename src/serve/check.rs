@@ -11,7 +11,7 @@ use anyhow::Context;
 use serde_json::{Value, json};
 
 use crate::admin::{Output, OutputError};
-use crate::config::{Config, Group, SETTINGS};
+use crate::config::{Config, ConfigError, Group, SETTINGS};
 use crate::store::Store;
 use crate::tell::{printable, printable_json, with_causes, without_keys, without_secrets};
 
@@ -20,7 +20,7 @@ use start::Finding;
 /// Shows the settings on `out`, then what a start would find: each of it, also behind one that is at fault.
 ///
 /// # Errors
-/// The first thing that a start would fail on; or `out` cannot be written.
+/// The first thing that a start would fail on, a setting before all else; or `out` cannot be written.
 pub async fn check(config: &Config, as_json: bool, mut out: impl Write) -> anyhow::Result<bool> {
     let proven = Store::prove(&config.store).await;
     let proven = proven.with_context(|| format!("cannot keep a store at {}", config.store));
@@ -53,7 +53,12 @@ pub async fn check(config: &Config, as_json: bool, mut out: impl Write) -> anyho
         }
     };
     written(out.write_all(shown.as_bytes()))?;
-    if let Some(error) = findings.into_iter().find_map(|finding| finding.told.err()) {
+    let errors = findings
+        .into_iter()
+        .filter_map(|finding| finding.told.err());
+    // A setting that is wrong stays wrong, whatever becomes of the rest: it decides the exit code.
+    let gravest = errors.min_by_key(|error| !error.chain().any(|cause| cause.is::<ConfigError>()));
+    if let Some(error) = gravest {
         return Err(error);
     }
     if !as_json {
@@ -237,6 +242,27 @@ mod tests {
         }
         let json: Value = serde_json::from_str(&shown(&config, true).await.0).unwrap();
         assert_eq!(json["access"][0]["users"][0], "a\u{9b}b@example.com");
+    }
+
+    #[tokio::test]
+    async fn a_setting_that_is_wrong_is_told_before_a_store_that_is_not_fit() {
+        let root = tempfile::tempdir().unwrap();
+        let config = config(root.path(), "store = \"/proc/s\"\nstate = \"/proc/t\"\n");
+        let (text, ended) = shown(&config, false).await;
+        assert!(text.matches("FAILED").count() > 1, "{text}");
+        let error = ended.unwrap_err();
+        let is_setting = error.chain().any(|cause| cause.is::<ConfigError>());
+        assert!(is_setting, "{error:?}");
+        let config = Config {
+            state: root.path().join("t"),
+            socket: root.path().join("s"),
+            ..config
+        };
+        let error = shown(&config, false).await.1.unwrap_err();
+        assert!(
+            error.to_string().contains("cannot keep a store"),
+            "{error:?}"
+        );
     }
 
     #[tokio::test]
