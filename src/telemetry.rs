@@ -47,6 +47,14 @@ pub enum TelemetryError {
         /// The word.
         word: String,
     },
+    /// A word of the filter is about what logs nothing here: a misspelt room, which would stay silent. The operator's fault.
+    #[error("cannot read the log filter {filter:?}: nothing here logs as {target:?}")]
+    NoTarget {
+        /// As given.
+        filter: String,
+        /// What it names.
+        target: String,
+    },
     /// Logs were set up before. A fault of ours.
     #[error("cannot start the log")]
     Start(#[source] tracing_subscriber::util::TryInitError),
@@ -66,6 +74,17 @@ const TELLING: &str = "tailtape::telemetry";
 
 /// What may stand in a filter without a level: all lines of these.
 const ROOMS: [&str; 2] = ["tailtape", "netstack"];
+/// What else may log here: libraries, of which a person may want to hear or not.
+const LIBRARIES: [&str; 8] = [
+    QUIET,
+    "h2",
+    "hyper",
+    "hyper_util",
+    "jiff",
+    "object_store",
+    "rustls",
+    "tokio",
+];
 
 /// The running log: what it lets through can be changed. Once it is dropped, as the process ends, it has told of every line that was withheld.
 pub struct Log {
@@ -155,23 +174,66 @@ impl std::fmt::Debug for Log {
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, TelemetryError> {
-    let mut words = filter.split(',').map(str::trim);
-    let is_misspelt = |word: &&str| {
-        !word.is_empty()
-            && !word.contains(['=', '[', ':'])
-            && word.parse::<LevelFilter>().is_err()
-            && !ROOMS.contains(word)
+    let shown = crate::tell::without_secrets;
+    let words = words(filter);
+    // A filter without a word silences everything, which `off` says.
+    let misspelt = match words.is_empty() {
+        true => Some(filter),
+        false => words.iter().copied().find(|word| !has_level(word)),
     };
-    if let Some(word) = words.find(is_misspelt) {
+    if let Some(word) = misspelt {
         return Err(TelemetryError::NoLevel {
-            filter: crate::tell::without_secrets(filter),
-            word: crate::tell::without_secrets(word),
+            filter: shown(filter),
+            word: shown(word),
+        });
+    }
+    if let Some(target) = words.iter().find_map(|word| unknown_target(word)) {
+        return Err(TelemetryError::NoTarget {
+            filter: shown(filter),
+            target: shown(target),
         });
     }
     EnvFilter::try_new(with_defaults(filter)).map_err(|source| TelemetryError::Filter {
-        filter: crate::tell::without_secrets(filter),
+        filter: shown(filter),
         source,
     })
+}
+
+/// What stands between commas; the filter's own reader knows none within a span's brackets either.
+fn words(filter: &str) -> Vec<&str> {
+    let words = filter.split(',').map(str::trim);
+    words.filter(|word| !word.is_empty()).collect()
+}
+
+/// The level of a word, which stands alone or behind a `=` that is in no span's brackets.
+fn level_of(word: &str) -> Option<&str> {
+    match word.rsplit_once('=') {
+        Some((_, level)) if !level.contains(']') => Some(level),
+        Some(_) | None => None,
+    }
+}
+
+/// Whether it names a level, or is a room, of which all lines are then let through. What level it is, the filter itself reads.
+fn has_level(word: &str) -> bool {
+    match level_of(word) {
+        Some(level) => !level.trim().is_empty(),
+        None => {
+            let room = word.split("::").next().unwrap_or_default();
+            word.parse::<LevelFilter>().is_ok() || word.contains("::") || ROOMS.contains(&room)
+        }
+    }
+}
+
+/// What the word is about, if nothing here logs so. A span's brackets alone are about all.
+fn unknown_target(word: &str) -> Option<&str> {
+    let is_level = level_of(word).is_none() && word.parse::<LevelFilter>().is_ok();
+    if is_level || word.starts_with('[') {
+        return None;
+    }
+    let target = word.split(['[', '=']).next().unwrap_or_default().trim();
+    let of = target.split("::").next().unwrap_or_default();
+    let is_known = ROOMS.iter().chain(&LIBRARIES).any(|known| *known == of);
+    (!is_known).then_some(target)
 }
 
 fn with_defaults(filter: &str) -> String {
@@ -210,12 +272,37 @@ mod tests {
 
     #[test]
     fn a_misspelt_level_is_an_error_and_no_silence() {
-        for bad in ["loud", "wran", "warn,inof", "tailtape::ingest=debug,trace2"] {
+        for bad in [
+            "loud",
+            "wran",
+            "warn,inof",
+            "tailtape::ingest=debug,trace2",
+            "",
+            " ",
+            ",",
+            " , ",
+            "tailtape=",
+            "warn,tailtape= ",
+            "[x]",
+            "tailtape[x{a=1}]",
+        ] {
             let error = check(bad).unwrap_err();
             assert!(matches!(error, TelemetryError::NoLevel { .. }), "{bad}");
         }
+        for bad in [
+            "tailtap=debug",
+            "warn,tailtap::store",
+            "=debug",
+            "info,netstak[x]=warn",
+        ] {
+            let error = check(bad).unwrap_err();
+            assert!(matches!(error, TelemetryError::NoTarget { .. }), "{bad}");
+        }
         for good in [
-            "",
+            "warn,",
+            "boringtun=debug",
+            "[span{a=1}]=debug,warn",
+            "tailtape[span]=debug",
             "warn",
             "INFO",
             "off",

@@ -16,7 +16,7 @@ const KEY_PREFIXES: [&str; 2] = ["tskey-", "hskey-"];
 /// Headscale's older keys are as many hex digits, and nothing in their form says what they are.
 const HEX_KEY_DIGITS_MIN: usize = 40;
 
-/// An error and its causes on one line: for a log, which shows an error's own words alone.
+/// An error and its causes on one line: for a log, which shows an error's own words alone. Without auth keys, which a path may have.
 #[must_use]
 pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string().trim_end().to_owned();
@@ -31,7 +31,7 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
         }
         source = cause.source();
     }
-    text
+    without_keys(&text)
 }
 
 /// Whether the text as a whole is an auth key, by its form.
@@ -82,8 +82,9 @@ fn without_credentials(text: &str) -> String {
     }
 }
 
-/// Cuts each auth key behind its prefix.
-fn without_keys(text: &str) -> String {
+/// The text without auth keys, each cut behind its prefix: for a text that is no single value, such as a message that names a path.
+#[must_use]
+pub fn without_keys(text: &str) -> String {
     let mut shown = String::new();
     let mut rest = text;
     let next = |text: &str| {
@@ -116,6 +117,12 @@ mod tests {
             .context("write it: no room")
             .context("keep it");
         assert_eq!(with_causes(error.as_ref()), "keep it: write it: no room");
+        let io = std::io::Error::other("no /run/tskey-auth-k1-x/file");
+        let error = anyhow::Error::from(io).context("open hskey-a-b");
+        assert_eq!(
+            with_causes(error.as_ref()),
+            "open hskey-…: no /run/tskey-…/file"
+        );
     }
 
     #[test]

@@ -247,6 +247,18 @@ fn a_mistake_is_told_with_field_value_source_and_remedy() {
             "upload_tags = \"5\" (from tailtape.toml) cannot be used; give a list of texts",
         ),
         (
+            "udp_address = [\"224.0.0.1\"]",
+            "udp_address = \"224.0.0.1\" (from tailtape.toml) cannot be used; name an address of this host alone: this one is of many hosts",
+        ),
+        (
+            "udp_address = [\"255.255.255.255\"]",
+            "udp_address = \"255.255.255.255\" (from tailtape.toml) cannot be used; name an address of this host alone: this one is of many hosts",
+        ),
+        (
+            "udp_address = [\"ff02::1\"]",
+            "udp_address = \"ff02::1\" (from tailtape.toml) cannot be used; name an address of this host alone: this one is of many hosts",
+        ),
+        (
             "udp_address = [\"0.0.0.0\"]",
             "udp_address = \"0.0.0.0\" (from tailtape.toml) cannot be used; name an address of this host: peers are told of it, so 0.0.0.0 and [::] do not serve",
         ),
@@ -563,4 +575,25 @@ fn a_command_that_reads_no_file_does_not_ask_for_one() {
         error.remedy(),
         "give --store, or TAILTAPE_STORE in the environment"
     );
+}
+
+#[test]
+fn the_keys_are_not_kept_in_the_directory_of_the_store() {
+    let root = tempfile::tempdir().unwrap();
+    let store = root.path().join("store");
+    std::fs::create_dir(&store).unwrap();
+    let link = root.path().join("link");
+    std::os::unix::fs::symlink(&store, &link).unwrap();
+    let absent = root.path().join("absent");
+    for (store, state) in [(&store, &store), (&store, &link), (&absent, &absent)] {
+        let [store, state] = [store, state].map(|path| path.to_str().unwrap());
+        let given = load_with(NEEDED, &[("store", store), ("state", state)], &[]);
+        let told = told(given);
+        assert!(
+            told.contains("give the keys a directory of their own"),
+            "{told}"
+        );
+    }
+    let [store, state] = [&store, &absent].map(|path| path.to_str().unwrap());
+    assert!(load_with(NEEDED, &[("store", store), ("state", state)], &[]).is_ok());
 }

@@ -25,6 +25,9 @@ const AUTH_KEY_VARIABLES: [&str; 3] = ["TAILTAPE_AUTH_KEY", "TS_AUTHKEY", "TS_AU
 /// What is wrong with a control server at a public address.
 const PUBLIC_CONTROL: &str = "plain HTTP is for control servers on loopback or a private network: at a public address anyone on the way could pose as control. \
      HTTPS is not in this version";
+/// What is wrong with one directory for both.
+const KEYS_IN_STORE: &str =
+    "give the keys a directory of their own: who copies or shares the store would have them too";
 /// What belongs into the file of the auth key.
 const AUTH_KEY_REMEDY: &str = "write the auth key into it, on one line, and nothing else";
 /// The longest auth key file; a key has some sixty bytes.
@@ -133,6 +136,9 @@ impl Config {
             Some(text) => absolute("state", text, &values)?,
             None => environment::state_directory(environment)?,
         };
+        if matches!(&store, StoreUrl::Local(root) if is_same(root, &state)) {
+            return Err(values.wrong("state", KEYS_IN_STORE));
+        }
         let socket = match values.optional_text("socket") {
             Some(text) => absolute("socket", text, &values)?,
             None => state.join(environment::SOCKET_NAME),
@@ -451,6 +457,15 @@ fn udp_address(values: &Values<'_>) -> Result<Vec<IpAddr>, ConfigError> {
             "name an address of this host: peers are told of it, so 0.0.0.0 and [::] do not serve",
         ));
     }
+    let is_many = |address: &IpAddr| match address {
+        IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_multicast(),
+    };
+    if addresses.iter().any(is_many) {
+        return Err(wrong(
+            "name an address of this host alone: this one is of many hosts",
+        ));
+    }
     let of_v4 = addresses.iter().filter(|address| address.is_ipv4()).count();
     if of_v4 > 1 || addresses.len().saturating_sub(of_v4) > 1 {
         return Err(wrong("give at most one address per family"));
@@ -541,6 +556,12 @@ fn read_secret(path: &Path, values: &Values<'_>) -> Result<Secret, ConfigError> 
     let secret = std::str::from_utf8(&bytes).ok().map(Secret::new);
     let secret = secret.filter(|secret| is_whole && is_one_word(secret));
     secret.ok_or_else(|| values.wrong("auth_key_file", AUTH_KEY_REMEDY))
+}
+
+/// Whether both name one directory, also by another way to it where they are there.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    real(one) == real(other)
 }
 
 fn absolute(name: &str, text: &str, values: &Values<'_>) -> Result<PathBuf, ConfigError> {

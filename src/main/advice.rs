@@ -48,7 +48,9 @@ fn on_cause(cause: &(dyn Error + 'static)) -> Option<String> {
         on_tailnet(error)?
     } else if let Some(error) = cause.downcast_ref::<TelemetryError>() {
         match error {
-            TelemetryError::Filter { .. } | TelemetryError::NoLevel { .. } => {
+            TelemetryError::Filter { .. }
+            | TelemetryError::NoLevel { .. }
+            | TelemetryError::NoTarget { .. } => {
                 "give --log a level, or levels by room, as in `warn,tailtape::capture=debug`"
             }
             TelemetryError::Thread(_) => "the system is out of processes: raise `ulimit -u`",
@@ -147,7 +149,11 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     let is_mistake = any(|cause| {
         let is_filter = matches!(
             cause.downcast_ref(),
-            Some(TelemetryError::Filter { .. } | TelemetryError::NoLevel { .. })
+            Some(
+                TelemetryError::Filter { .. }
+                    | TelemetryError::NoLevel { .. }
+                    | TelemetryError::NoTarget { .. }
+            )
         );
         is_filter || cause.is::<ConfigError>() || cause.is::<TimeError>() || cause.is::<Refused>()
     });

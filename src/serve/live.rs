@@ -69,7 +69,7 @@ impl Live {
             started: Instant::now(),
             started_at: Timestamp::now(),
             control_url: config.control_url.clone(),
-            store_url: config.store.to_string(),
+            store_url: crate::tell::without_secrets(&config.store.to_string()),
             limits: limits.collect(),
             log_lines_withheld,
             commit_patience: COMMIT_PATIENCE.min(config.store_stall_limit),

@@ -263,7 +263,8 @@ impl Running<'_> {
         let ingest = super::ingest(&tailnet, self.store.clone(), config.ingest_config());
         let recorder = Recorder::serve(&tailnet, &ingest)?;
         self.live.set_ingest(&ingest);
-        tracing::info!(tunnel = ?tailnet.endpoints(), store = %config.store, "recorder started");
+        let store = tell::without_secrets(&config.store.to_string());
+        tracing::info!(tunnel = ?tailnet.endpoints(), store, "recorder started");
         self.stage = Stage::Taking(recorder);
         self.node = Some(Member {
             progress: tailnet.watch(),

@@ -12,8 +12,8 @@ use rand_core::SeedableRng;
 
 use super::create::Objects;
 use super::error::StoreError;
-use super::local_disk::LocalDisk;
-use super::{Store, StoreUrl, probe, recovery, store_id};
+use super::local_disk::{self, LocalDisk};
+use super::{Store, StoreUrl, layout, probe, recovery, store_id};
 use crate::ids::{LogKey, RecorderId};
 
 /// A store that is read only. Clones share it.
@@ -70,10 +70,29 @@ impl Store {
         // Nobody's journal has this name, so creates of a recorder that runs are left alone.
         let nobody = RecorderId::from_log_key(b"nobody");
         let disk = LocalDisk::prepare(root.clone(), nobody).await?;
+        disk.prove_directories(layout::written_to()).await?;
         let objects = Objects::new(disk.objects(), Some(Arc::new(disk)));
         probe::prove_create_is_exclusive(&objects, &mut rng).await?;
         // An id that is lost, changed or none of ours would end a start too.
         store_id::read_proven(&objects).await.map(drop)
+    }
+
+    /// What the disk below the store at `url` has free, in bytes; none for a store that is on no disk.
+    ///
+    /// # Errors
+    /// [`StoreError::DiskNearlyFull`] when that is fewer than `free_bytes_min`: no recording would begin; [`StoreError::DiskFree`].
+    pub async fn room(url: &StoreUrl, free_bytes_min: u64) -> Result<Option<u64>, StoreError> {
+        let StoreUrl::Local(root) = url else {
+            return Ok(None);
+        };
+        let free_bytes = local_disk::free_bytes_below(root.clone()).await?;
+        match free_bytes < free_bytes_min {
+            true => Err(StoreError::DiskNearlyFull {
+                free_bytes,
+                free_bytes_min,
+            }),
+            false => Ok(Some(free_bytes)),
+        }
     }
 
     /// Whether a process is at work on the store at `url` under this identity: [`Store::open`] with the same would fence it. False where nothing can
@@ -116,7 +135,6 @@ mod tests {
 
     use super::*;
     use crate::store::StoreConfig;
-    use crate::store::layout;
 
     fn names_below(root: &FsPath) -> Vec<String> {
         let entries = fs::read_dir(root).unwrap();
@@ -176,6 +194,51 @@ mod tests {
     async fn a_proof_fails_where_no_store_can_be_kept() {
         let error = Store::prove(&StoreUrl::Local("/proc/tailtape".into())).await;
         assert!(matches!(error, Err(StoreError::UnfitFileSystem { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_proof_tries_each_directory_that_a_recorder_writes_to_and_leaves_nothing() {
+        for name in ["journal", "recordings", "events"] {
+            let root = tempfile::tempdir().unwrap();
+            let url = StoreUrl::Local(root.path().into());
+            let directory = root.path().join(name);
+            fs::create_dir(&directory).unwrap();
+            Store::prove(&url).await.unwrap();
+            assert!(names_below(&directory).is_empty());
+            fs::remove_dir(&directory).unwrap();
+
+            // What nobody may write to, root not excepted: a file, a link to nothing, and /proc.
+            let fail = async || {
+                let error = Store::prove(&url).await.unwrap_err();
+                let StoreError::UnfitFileSystem { path, .. } = error else {
+                    panic!("{error:?}")
+                };
+                assert!(path.ends_with(name), "{path:?}");
+            };
+            fs::write(&directory, b"").unwrap();
+            fail().await;
+            for target in ["/proc", "/nowhere/at/all"] {
+                fs::remove_file(&directory).unwrap();
+                std::os::unix::fs::symlink(target, &directory).unwrap();
+                fail().await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_disk_with_less_room_than_is_kept_free_is_told() {
+        let root = tempfile::tempdir().unwrap();
+        let url = StoreUrl::Local(root.path().into());
+        assert!(Store::room(&url, 0).await.unwrap().is_some());
+        let error = Store::room(&url, u64::MAX).await.unwrap_err();
+        assert!(
+            matches!(error, StoreError::DiskNearlyFull { .. }),
+            "{error:?}"
+        );
+        assert_eq!(
+            Store::room(&StoreUrl::Memory, u64::MAX).await.unwrap(),
+            None
+        );
     }
 
     #[test]

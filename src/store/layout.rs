@@ -84,6 +84,11 @@ pub(super) fn recordings() -> Path {
     Path::from("recordings")
 }
 
+/// What a recorder writes to besides the store's own directory.
+pub(super) fn written_to() -> Vec<Path> {
+    vec![journal(), recordings(), Path::from("events")]
+}
+
 pub(super) fn manifest(uploader: &str, received_at: Timestamp, id: &RecordingId) -> Path {
     Path::from(format!("{}.json", recording(uploader, received_at, id)))
 }

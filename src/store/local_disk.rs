@@ -100,6 +100,30 @@ impl LocalDisk {
         prepared.await.map_err(|_| StoreError::TaskLost)?
     }
 
+    /// Makes a file in each of the store's directories `names` that is there, and removes it: their owner and mode are not the root's.
+    ///
+    /// # Errors
+    /// [`StoreError::UnfitFileSystem`].
+    pub(crate) async fn prove_directories(&self, names: Vec<Path>) -> Result<(), StoreError> {
+        let root = self.root.clone();
+        let proven = tokio::task::spawn_blocking(move || {
+            names
+                .iter()
+                .map(|name| root.join(name.as_ref()))
+                // What is absent is made in the root, which is proven. A link to nothing is there.
+                .filter(|directory| fs::symlink_metadata(directory).is_ok())
+                .try_for_each(|path| {
+                    change(&path).map_err(|source| StoreError::UnfitFileSystem {
+                        step: "write a file",
+                        file_system: file_system_of(&path),
+                        path,
+                        source,
+                    })
+                })
+        });
+        proven.await.map_err(|_| StoreError::TaskLost)?
+    }
+
     /// The object store on this disk: every create of it is fsynced before it is answered.
     pub(crate) fn objects(&self) -> Arc<dyn ObjectStore> {
         let files: Arc<LocalFileSystem> = Arc::clone(&self.files);
@@ -168,16 +192,30 @@ impl DiskSync for LocalDisk {
             let asking = room_asked.acquire_owned().await;
             let asking = asking.map_err(|_| StoreError::TaskLost)?;
             let asked = tokio::task::spawn_blocking(move || {
+                // Given back when the disk has answered, however late.
                 let _asking = asking;
-                let status = rustix::fs::statvfs(&root).map_err(|errno| StoreError::DiskFree {
-                    path: root,
-                    source: errno.into(),
-                })?;
-                Ok(status.f_bavail.saturating_mul(status.f_frsize))
+                free_bytes_at(root)
             });
             asked.await.map_err(|_| StoreError::TaskLost)?
         })
     }
+}
+
+/// How many bytes an unprivileged process may still write to the disk below `path`.
+///
+/// # Errors
+/// [`StoreError::DiskFree`].
+pub(crate) async fn free_bytes_below(path: PathBuf) -> Result<u64, StoreError> {
+    let asked = tokio::task::spawn_blocking(move || free_bytes_at(path));
+    asked.await.map_err(|_| StoreError::TaskLost)?
+}
+
+fn free_bytes_at(path: PathBuf) -> Result<u64, StoreError> {
+    let status = rustix::fs::statvfs(&path).map_err(|errno| StoreError::DiskFree {
+        path,
+        source: errno.into(),
+    })?;
+    Ok(status.f_bavail.saturating_mul(status.f_frsize))
 }
 
 fn identity_of(directory: &FsPath) -> io::Result<(u64, u64)> {

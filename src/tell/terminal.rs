@@ -1,20 +1,29 @@
 //! Text that others chose, made safe for a terminal and for the eyes before it.
 //!
 //! Invariant: what is shown has no sign that a terminal obeys, that reorders its neighbours, or that is not to be seen: of Unicode's general categories none of
-//! Cc, Cf, Zl, Zp, Co, Cs and Cn. Pure. Called by whoever writes for people what a peer, control or a file may have chosen.
+//! Cc, Cf, Zl, Zp, Co, Cs and Cn, of its Default_Ignorable_Code_Points none, nor the empty Braille pattern; and that no stack of marks covers its neighbours. Pure. Called by whoever writes for people what a peer, control or a file may have chosen.
 
 use std::fmt::Write;
 
-use icu_properties::CodePointMapData;
-use icu_properties::props::GeneralCategory;
+use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory};
+use icu_properties::{CodePointMapData, CodePointSetData};
 
 /// What stands for a sign that is not shown.
 pub const UNSHOWN: char = '·';
 
+/// How many marks may stand on one letter: no written language needs more, and a stack of them covers the lines around.
+const MARKS_MAX: u32 = 4;
+/// Empty, and no space to Unicode.
+const BRAILLE_BLANK: char = '\u{2800}';
+
 /// The text, with `·` for each sign that a terminal would obey or that could deceive who reads it.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    let shown = |sign| if is_shown(sign) { sign } else { UNSHOWN };
+    let mut marks = Marks::default();
+    let shown = |sign| match is_shown(sign) && marks.has_room(sign) {
+        true => sign,
+        false => UNSHOWN,
+    };
     text.chars().map(shown).collect()
 }
 
@@ -22,8 +31,10 @@ pub fn printable(text: &str) -> String {
 #[must_use]
 pub fn printable_json(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());
+    let mut marks = Marks::default();
     for sign in json.chars() {
-        if is_shown(sign) || sign.is_ascii_whitespace() {
+        let is_seen = is_shown(sign) && marks.has_room(sign);
+        if is_seen || sign.is_ascii_whitespace() {
             shown.push(sign);
             continue;
         }
@@ -35,11 +46,38 @@ pub fn printable_json(json: &str) -> String {
     shown
 }
 
-/// Whether the sign is shown as it is.
+/// The marks in a row that were seen last.
+#[derive(Default)]
+struct Marks(u32);
+
+impl Marks {
+    /// Whether the next sign is no mark too many.
+    fn has_room(&mut self, sign: char) -> bool {
+        let is_mark = !sign.is_ascii() && {
+            let category = CodePointMapData::<GeneralCategory>::new().get(sign);
+            [
+                GeneralCategory::NonspacingMark,
+                GeneralCategory::EnclosingMark,
+            ]
+            .contains(&category)
+        };
+        self.0 = match is_mark {
+            true => self.0.saturating_add(1),
+            false => 0,
+        };
+        self.0 <= MARKS_MAX
+    }
+}
+
+/// Whether the sign is shown as it is, as far as it alone says.
 #[must_use]
 pub fn is_shown(sign: char) -> bool {
     if sign.is_ascii() {
         return !sign.is_ascii_control();
+    }
+    if sign == BRAILLE_BLANK || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(sign)
+    {
+        return false;
     }
     let category = CodePointMapData::<GeneralCategory>::new().get(sign);
     ![
@@ -87,6 +125,16 @@ mod tests {
             '\u{fdd0}',
             '\u{ffff}',
             '\u{10ffff}', // of no meaning yet, or ever
+            '\u{34f}',
+            '\u{115f}',
+            '\u{1160}',
+            '\u{17b4}',
+            '\u{180b}',
+            '\u{fe0f}',
+            '\u{3164}',
+            '\u{ffa0}',
+            '\u{e0100}',
+            '\u{2800}', // fillers, joiners, selectors: letters and marks that are empty
         ] {
             let text = format!("a{sign}b");
             assert_eq!(printable(&text), "a·b", "{:x}", u32::from(sign));
@@ -99,9 +147,35 @@ mod tests {
             "Ελλάδα",
             "🦀",
             "é",
+            "e\u{301}",
+            "⠃",
+            "ก็",
+            "ệ".repeat(9).as_str(),
         ] {
             assert_eq!(printable(plain), plain);
         }
+    }
+
+    #[test]
+    fn a_letter_has_four_marks_at_most() {
+        let text = |marks| format!("a{}b{}", "\u{301}".repeat(marks), "\u{20dd}".repeat(marks));
+        assert_eq!(printable(&text(4)), text(4));
+        let more = "·".repeat(96);
+        let four = ("\u{301}".repeat(4), "\u{20dd}".repeat(4));
+        assert_eq!(
+            printable(&text(100)),
+            format!("a{}{more}b{}{more}", four.0, four.1)
+        );
+        let json = serde_json::json!([text(5)]);
+        let shown = printable_json(&json.to_string());
+        assert!(
+            shown.contains("\\u0301b") && shown.contains("\\u20dd\""),
+            "{shown}"
+        );
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&shown).unwrap(),
+            json
+        );
     }
 
     #[test]

@@ -261,6 +261,17 @@ async fn a_misspelt_variable_is_told_by_its_name_and_never_with_its_value() {
     assert!(!told.contains("s3cr3t"), "{told}");
 }
 
+#[test]
+fn help_that_cannot_be_written_is_a_failure() {
+    for what in ["--help", "--version"] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full");
+        let output = tailtape(&[what]).stdout(full.unwrap()).output().unwrap();
+        let (code, told) = told(&output);
+        assert_eq!(code, Some(1), "{told}");
+        assert!(told.contains("cannot write to stdout"), "{told}");
+    }
+}
+
 /// What `serve --check` says of settings that everything else is right with.
 fn check(directory: &TempDir, more: &[&str]) -> (Option<i32>, String) {
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
