@@ -212,6 +212,11 @@ impl Admin for Live {
                 reasons.push(format!("the store takes no more: {}", why.with_causes()));
             }
         }
+        if let Some(why) = self.store.get().and_then(Store::seal_failure) {
+            reasons.push(format!(
+                "recordings that end are not sealed, and their uploads are told so: {why}"
+            ));
+        }
         let stats = self.store.get().map(Store::stats).unwrap_or_default();
         if let Some(running) = stats.commit_running_for
             && running >= self.commit_patience

@@ -344,6 +344,12 @@ impl StoreError {
 
     /// What is wrong and what an operator can do about it, where it is known; else the error's own words. Nothing of the host is in it.
     pub(super) fn remedy(&self) -> String {
+        self.known_remedy()
+            .map_or_else(|| self.to_string(), str::to_owned)
+    }
+
+    /// What is wrong and what to do about it, where the operating system has said so.
+    fn known_remedy(&self) -> Option<&'static str> {
         let known = match self.io_kind() {
             Some(ErrorKind::StorageFull) => "no space is left (ENOSPC): free some room",
             Some(ErrorKind::QuotaExceeded) => {
@@ -355,9 +361,31 @@ impl StoreError {
             Some(ErrorKind::ReadOnlyFilesystem) => {
                 "the file system is read-only (EROFS): mount it writable and see why it was not"
             }
-            _ => return self.to_string(),
+            _ => return None,
         };
-        known.to_owned()
+        Some(known)
+    }
+
+    /// The same, for who uploads: what failed, and what an operator can do about it. Nothing of the host is in it.
+    #[must_use]
+    pub fn for_peers(&self) -> String {
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "only these have more, or less, to say than their words and their remedy"
+        )]
+        match self {
+            Self::RecordingFailed { source, .. } => source.for_peers(),
+            Self::Stalled { .. }
+            | Self::DiskNearlyFull { .. }
+            | Self::JournalFull { .. }
+            | Self::Obstructed { .. } => self.to_string(),
+            // Its words name a directory of the host.
+            Self::Replaced { .. } => format!("the store is not where it was; {}", self.to_do()),
+            _ => match self.known_remedy() {
+                Some(known) => format!("{self}: {known}"),
+                None => format!("{self}; {}", self.to_do()),
+            },
+        }
     }
 
     /// What kind of trouble the operating system named, anywhere below.
@@ -440,6 +468,12 @@ impl StoreError {
         }
     }
 
+    /// The error, its causes, and what an operator can do about it, on one line.
+    pub(super) fn for_operators(&self) -> String {
+        let to_do = self.known_remedy().unwrap_or_else(|| self.to_do());
+        format!("{}; {to_do}", self.with_causes())
+    }
+
     /// The error and its causes on one line: for a log, which shows an error's own words alone.
     #[must_use]
     pub fn with_causes(&self) -> String {
@@ -485,6 +519,43 @@ mod tests {
             name: "journal/a".into(),
         };
         assert_eq!(unknown.remedy(), unknown.to_string());
+    }
+
+    #[test]
+    fn uploaders_are_told_what_failed_and_the_remedy_and_no_place_of_the_host() {
+        let object = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::Object {
+            step: "create",
+            name: "recordings/a".into(),
+            source: object_store::Error::Generic {
+                store: "disk",
+                source,
+            },
+        };
+        let denied = object(Box::new(std::io::Error::from(ErrorKind::PermissionDenied)));
+        let failed = StoreError::RecordingFailed {
+            recording: RecordingId::from_bytes([0; RecordingId::BYTES]),
+            source: Arc::new(denied),
+        };
+        let told = failed.for_peers();
+        assert_eq!(
+            told,
+            "create recordings/a: access is denied (EACCES): give the recorder's user the right to write there"
+        );
+        let other = object("cannot open /srv/store/a".into()).for_peers();
+        assert!(
+            other.starts_with("create recordings/a; look at its room"),
+            "{other}"
+        );
+        assert!(!other.contains("/srv"), "{other}");
+        let replaced = StoreError::Replaced {
+            path: "/srv/store".into(),
+        };
+        assert!(!replaced.for_peers().contains("/srv"));
+        let full = StoreError::DiskNearlyFull {
+            free_bytes: 1,
+            free_bytes_min: 2,
+        };
+        assert_eq!(full.for_peers(), full.to_string(), "it has its remedy");
     }
 
     #[test]
