@@ -277,7 +277,7 @@ pub(crate) struct Shared {
 struct Trouble {
     /// For everybody.
     cause: String,
-    /// What the backend said, in full: for the log and the operator.
+    /// What the backend said beyond that, if anything: for the log and the operator.
     said: String,
 }
 
@@ -340,7 +340,7 @@ impl Shared {
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         *trouble = Some(Trouble {
             cause: error.remedy(),
-            said: error.with_causes(),
+            said: error.beyond_remedy(),
         });
     }
 

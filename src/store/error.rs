@@ -244,9 +244,9 @@ pub enum StoreError {
         stalled_for: Duration,
         /// What is wrong, with its remedy where it is known. Peers are told, so nothing of the recorder's host is in it.
         cause: String,
-        /// What the backend said last, in full: it may name files of the host.
+        /// What the backend said last beyond that, if anything: it may name files of the host.
         #[source]
-        said: Arc<dyn std::error::Error + Send + Sync>,
+        said: Option<Arc<dyn std::error::Error + Send + Sync>>,
     },
     /// The disk under a `file://` store has less room than is kept free.
     #[error(
@@ -325,7 +325,7 @@ impl StoreError {
             } => Self::Stalled {
                 stalled_for: *stalled_for,
                 cause: cause.clone(),
-                said: Arc::clone(said),
+                said: said.clone(),
             },
             Self::DiskNearlyFull {
                 free_bytes,
@@ -364,6 +364,28 @@ impl StoreError {
             _ => return None,
         };
         Some(known)
+    }
+
+    /// What the error and its causes say beyond [`Self::remedy`], so that nothing stands twice where both are told; empty when that says all.
+    pub(super) fn beyond_remedy(&self) -> String {
+        let told = self.with_causes();
+        let (own, innermost) = (self.to_string(), self.innermost());
+        let rest = match self.known_remedy() {
+            // The remedy has the system's words for the innermost cause in words of its own.
+            Some(_) => told.strip_suffix(innermost.trim_end()),
+            None => told.strip_prefix(own.trim_end()),
+        };
+        let joint = |sign: char| sign == ':' || sign.is_whitespace();
+        rest.unwrap_or(&told).trim_matches(joint).to_owned()
+    }
+
+    /// The words of the last cause.
+    fn innermost(&self) -> String {
+        let mut last: &dyn std::error::Error = self;
+        while let Some(source) = last.source() {
+            last = source;
+        }
+        last.to_string()
     }
 
     /// The same, for who uploads: what failed, and what an operator can do about it. Nothing of the host is in it.
@@ -519,6 +541,31 @@ mod tests {
             name: "journal/a".into(),
         };
         assert_eq!(unknown.remedy(), unknown.to_string());
+    }
+
+    #[test]
+    fn what_is_told_beside_the_remedy_does_not_say_its_cause_again() {
+        let object = |source: std::io::Error| StoreError::Object {
+            step: "create",
+            name: "journal/a".into(),
+            source: object_store::Error::Generic {
+                store: "disk",
+                source: Box::new(source),
+            },
+        };
+        let full = object(std::io::Error::from_raw_os_error(28));
+        assert_eq!(full.beyond_remedy(), "create journal/a: Generic disk error");
+        let refused = object(std::io::Error::from_raw_os_error(111));
+        assert_eq!(refused.remedy(), "create journal/a");
+        assert_eq!(
+            refused.beyond_remedy(),
+            "Generic disk error: Connection refused (os error 111)"
+        );
+        let unanswered = StoreError::Unanswered {
+            step: "create",
+            name: "journal/a".into(),
+        };
+        assert_eq!(unanswered.beyond_remedy(), "", "the remedy says it all");
     }
 
     #[test]
