@@ -7,6 +7,7 @@
 
 mod archive;
 mod compaction;
+mod counters;
 mod create;
 mod cut;
 mod error;

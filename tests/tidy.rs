@@ -132,6 +132,10 @@ const CHECKS: &[(&str, Check)] = &[
     ),
     ("leaves_devnet_to_dev", leaves_devnet_to_dev),
     (
+        "logs_errors_with_their_causes",
+        logs_errors_with_their_causes,
+    ),
+    (
         "leaves_system_randomness_to_shells",
         leaves_system_randomness_to_shells,
     ),
@@ -291,6 +295,26 @@ fn leaves_devnet_to_dev(source: &Source) -> Vec<String> {
     complain(
         !allowed && named && names(&source.text, "devnet"),
         "names devnet, which only dev and tests may",
+    )
+}
+
+/// A log shows an error's own words alone, and of the store's errors the causes say what is wrong: `tell::with_causes` has them.
+fn logs_errors_with_their_causes(source: &Source) -> Vec<String> {
+    let Some(Room::Recorder(room)) = room(&source.path) else {
+        return Vec::new();
+    };
+    let code = code_of(&source.text);
+    let mut log_lines = code.match_indices("tracing::").filter_map(|(at, _)| {
+        let call = &code[at..];
+        let end = call.find(';').unwrap_or(call.len());
+        let call = &call[..end];
+        call.split_once("!(").map(|(_, arguments)| arguments)
+    });
+    let bare =
+        |line: &str| line.contains("as &dyn") || (room == "store" && line.contains("%error"));
+    complain(
+        log_lines.any(bare),
+        "logs an error without its causes; log tell::with_causes of it",
     )
 }
 

@@ -164,7 +164,7 @@ impl Session {
                     error = error.with_causes(),
                     "recording not sealed"
                 );
-                self.upload.handle_failed(now(), error.to_string());
+                self.upload.handle_failed(now(), error.for_peers());
             }
         }
         while self.reply.is_some() {
@@ -213,7 +213,7 @@ impl Session {
         self.count_received(taken);
         match self.while_receiving(writer.append(bytes.clone())).await {
             Some(Ok(())) => self.read_claim(&bytes, writer),
-            Some(Err(error)) => self.upload.handle_failed(now(), error.to_string()),
+            Some(Err(error)) => self.upload.handle_failed(now(), error.for_peers()),
             // The upload was ended while the store had no room: what is in our hands had come before.
             None => self.arrived.keep(&bytes),
         }
@@ -242,7 +242,7 @@ impl Session {
             match self.during(writer.append(bytes.clone())).await {
                 Ok(()) => self.read_claim(&bytes, writer),
                 // The recording has failed; its end says so too.
-                Err(error) => return self.upload.handle_failed(now(), error.to_string()),
+                Err(error) => return self.upload.handle_failed(now(), error.for_peers()),
             }
         }
     }
@@ -332,7 +332,7 @@ impl Session {
                 self.slot.durable(durable.offset.0);
                 if let Some(error) = durable.failed {
                     self.durable = None;
-                    self.upload.handle_failed(now(), error.to_string());
+                    self.upload.handle_failed(now(), error.for_peers());
                 }
                 false
             }
@@ -344,7 +344,7 @@ impl Session {
                         self.upload.handle_stalled(now(), reason);
                     }
                     StoreHealth::Ended(error) => {
-                        self.upload.handle_failed(now(), error.to_string());
+                        self.upload.handle_failed(now(), error.for_peers());
                     }
                 }
                 false

@@ -281,15 +281,13 @@ async fn a_failed_store_ends_the_upload_with_an_error_frame() {
     sink.until_received(0, HEADER.len()).await;
     sink.fail(0, "no space left");
     let frames = recording.rest().await;
+    let why = "write no space left: no answer in time; see why the backend does not answer: its load, its network, its mount. What was acked is safe";
     assert_eq!(
-        frames.last().unwrap(),
-        "{\"error\":\"write no space left: no answer in time\"}\n"
+        *frames.last().unwrap(),
+        format!("{{\"error\":\"{why}\"}}\n")
     );
     let end = sink.until_ended(0).await;
-    assert_eq!(
-        (end.clean, end.reason.as_str()),
-        (false, "write no space left: no answer in time")
-    );
+    assert_eq!((end.clean, end.reason.as_str()), (false, why));
 }
 
 #[tokio::test(start_paused = true)]

@@ -212,6 +212,11 @@ impl Admin for Live {
                 reasons.push(format!("the store takes no more: {}", why.with_causes()));
             }
         }
+        if let Some(why) = self.store.get().and_then(Store::seal_failure) {
+            reasons.push(format!(
+                "recordings that end are not sealed, and their uploads are told so: {why}"
+            ));
+        }
         let stats = self.store.get().map(Store::stats).unwrap_or_default();
         if let Some(running) = stats.commit_running_for
             && running >= self.commit_patience
@@ -270,48 +275,9 @@ fn recovery(store: &Store) -> String {
     }
 }
 
-/// By the names of the fields.
 fn counters(stats: &StoreStats) -> BTreeMap<String, u64> {
-    let named = [
-        ("journal_puts", stats.journal_puts),
-        ("commits", stats.commits),
-        ("journal_bytes", stats.journal_bytes),
-        ("plain_bytes", stats.plain_bytes),
-        ("epochs", stats.epochs),
-        ("recordings_open", stats.recordings_open),
-        ("sealed", stats.sealed),
-        ("seals_failed", stats.seals_failed),
-        ("cuts", stats.cuts),
-        ("stalls", stats.stalls),
-        ("refused_stalled", stats.refused.stalled),
-        ("refused_disk_nearly_full", stats.refused.disk_nearly_full),
-        ("refused_journal_full", stats.refused.journal_full),
-        ("refused_too_many", stats.refused.too_many),
-        ("refused_closed", stats.refused.closed),
-        ("journal_objects_kept", stats.journal_objects_kept),
-        ("journal_bytes_kept", stats.journal_bytes_kept),
-        ("journal_bytes_open", stats.journal_bytes_open),
-        ("compactions", stats.compactions),
-        ("copied_bytes", stats.copied_bytes),
-        ("events", stats.events),
-        ("events_journalled", stats.events_journalled),
-        ("events_rolled", stats.events_rolled),
-        ("rolls_failed", stats.rolls_failed),
-        ("recovery_epochs_found", stats.recovery.epochs_found),
-        ("recovery_epochs_closed", stats.recovery.epochs_closed),
-        ("recovery_recordings_found", stats.recovery.recordings_found),
-        (
-            "recovery_recordings_sealed",
-            stats.recovery.recordings_sealed,
-        ),
-        ("recovery_events_rolled", stats.recovery.events_rolled),
-        ("recovery_objects_damaged", stats.recovery.objects_damaged),
-    ];
-    let free = stats
-        .disk_free_bytes
-        .map(|bytes| ("disk_free_bytes", bytes));
-    let named = named.into_iter().chain(free);
-    named
+    let counters = stats.counters().into_iter();
+    counters
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
 }

@@ -313,7 +313,7 @@ impl Running<'_> {
             }
             Ok(reloaded) => {
                 if let Err(error) = start.log.set_filter(&reloaded.config.log) {
-                    tracing::error!(%error, "the log's level stays");
+                    tracing::error!(error = tell::with_causes(&error), "the log's level stays");
                 }
                 self.live.set_policy(&reloaded.config);
                 let rules = reloaded.config.access.len();

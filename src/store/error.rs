@@ -244,9 +244,9 @@ pub enum StoreError {
         stalled_for: Duration,
         /// What is wrong, with its remedy where it is known. Peers are told, so nothing of the recorder's host is in it.
         cause: String,
-        /// What the backend said last, in full: it may name files of the host.
+        /// What the backend said last beyond that, if anything: it may name files of the host.
         #[source]
-        said: Arc<dyn std::error::Error + Send + Sync>,
+        said: Option<Arc<dyn std::error::Error + Send + Sync>>,
     },
     /// The disk under a `file://` store has less room than is kept free.
     #[error(
@@ -340,7 +340,7 @@ impl StoreError {
             } => Self::Stalled {
                 stalled_for: *stalled_for,
                 cause: cause.clone(),
-                said: Arc::clone(said),
+                said: said.clone(),
             },
             Self::DiskNearlyFull {
                 free_bytes,
@@ -359,6 +359,12 @@ impl StoreError {
 
     /// What is wrong and what an operator can do about it, where it is known; else the error's own words. Nothing of the host is in it.
     pub(super) fn remedy(&self) -> String {
+        self.known_remedy()
+            .map_or_else(|| self.to_string(), str::to_owned)
+    }
+
+    /// What is wrong and what to do about it, where the operating system has said so.
+    fn known_remedy(&self) -> Option<&'static str> {
         let known = match self.io_kind() {
             Some(ErrorKind::StorageFull) => "no space is left (ENOSPC): free some room",
             Some(ErrorKind::QuotaExceeded) => {
@@ -370,9 +376,53 @@ impl StoreError {
             Some(ErrorKind::ReadOnlyFilesystem) => {
                 "the file system is read-only (EROFS): mount it writable and see why it was not"
             }
-            _ => return self.to_string(),
+            _ => return None,
         };
-        known.to_owned()
+        Some(known)
+    }
+
+    /// What the error and its causes say beyond [`Self::remedy`], so that nothing stands twice where both are told; empty when that says all.
+    pub(super) fn beyond_remedy(&self) -> String {
+        let told = self.with_causes();
+        let (own, innermost) = (self.to_string(), self.innermost());
+        let rest = match self.known_remedy() {
+            // The remedy has the system's words for the innermost cause in words of its own.
+            Some(_) => told.strip_suffix(innermost.trim_end()),
+            None => told.strip_prefix(own.trim_end()),
+        };
+        let joint = |sign: char| sign == ':' || sign.is_whitespace();
+        rest.unwrap_or(&told).trim_matches(joint).to_owned()
+    }
+
+    /// The words of the last cause.
+    fn innermost(&self) -> String {
+        let mut last: &dyn std::error::Error = self;
+        while let Some(source) = last.source() {
+            last = source;
+        }
+        last.to_string()
+    }
+
+    /// The same, for who uploads: what failed, and what an operator can do about it. Nothing of the host is in it.
+    #[must_use]
+    pub fn for_peers(&self) -> String {
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "only these have more, or less, to say than their words and their remedy"
+        )]
+        match self {
+            Self::RecordingFailed { source, .. } => source.for_peers(),
+            Self::Stalled { .. }
+            | Self::DiskNearlyFull { .. }
+            | Self::JournalFull { .. }
+            | Self::Obstructed { .. } => self.to_string(),
+            // Its words name a directory of the host.
+            Self::Replaced { .. } => format!("the store is not where it was; {}", self.to_do()),
+            _ => match self.known_remedy() {
+                Some(known) => format!("{self}: {known}"),
+                None => format!("{self}; {}", self.to_do()),
+            },
+        }
     }
 
     /// What kind of trouble the operating system named, anywhere below.
@@ -458,6 +508,12 @@ impl StoreError {
         }
     }
 
+    /// The error, its causes, and what an operator can do about it, on one line.
+    pub(super) fn for_operators(&self) -> String {
+        let to_do = self.known_remedy().unwrap_or_else(|| self.to_do());
+        format!("{}; {to_do}", self.with_causes())
+    }
+
     /// The error and its causes on one line: for a log, which shows an error's own words alone.
     #[must_use]
     pub fn with_causes(&self) -> String {
@@ -473,52 +529,4 @@ fn restore(named: Option<&StoreId>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_full_a_forbidden_and_a_read_only_disk_are_named_with_their_remedies() {
-        let rows = [
-            (ErrorKind::StorageFull, "ENOSPC", "free some room"),
-            (ErrorKind::QuotaExceeded, "EDQUOT", "raise it"),
-            (ErrorKind::PermissionDenied, "EACCES", "the right to write"),
-            (ErrorKind::ReadOnlyFilesystem, "EROFS", "mount it writable"),
-        ];
-        for (kind, name, remedy) in rows {
-            let io = std::io::Error::from(kind);
-            let error = StoreError::Object {
-                step: "create",
-                name: "journal/a".into(),
-                source: object_store::Error::Generic {
-                    store: "disk",
-                    source: Box::new(std::io::Error::other(io)),
-                },
-            };
-            let told = error.remedy();
-            assert!(told.contains(name) && told.contains(remedy), "{told}");
-            assert!(!told.contains("journal/a"), "peers read it: {told}");
-        }
-        let unknown = StoreError::Unanswered {
-            step: "create",
-            name: "journal/a".into(),
-        };
-        assert_eq!(unknown.remedy(), unknown.to_string());
-    }
-
-    #[test]
-    fn an_error_is_logged_with_each_cause_once() {
-        let full = std::io::Error::from(ErrorKind::StorageFull);
-        let said = full.to_string();
-        let error = StoreError::Object {
-            step: "create",
-            name: "journal/a".into(),
-            source: object_store::Error::Generic {
-                store: "disk",
-                source: Box::new(full),
-            },
-        };
-        let told = error.with_causes();
-        assert!(told.starts_with("create journal/a: "), "{told}");
-        assert_eq!(told.matches(&said).count(), 1, "{told}");
-    }
-}
+mod tests;

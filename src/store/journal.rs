@@ -250,7 +250,7 @@ impl Committer {
                 self.shared.note_trouble(&error);
                 let error = Arc::new(error);
                 tracing::error!(
-                    error = &*error as &dyn std::error::Error,
+                    error = error.with_causes(),
                     "the epoch is poisoned; a new one begins"
                 );
                 {
@@ -346,7 +346,7 @@ impl Committer {
                     let now = tokio::time::Instant::now().into_std();
                     if let Some(so_far) = repeats.handle_trouble(now) {
                         tracing::error!(
-                            error = &error as &dyn std::error::Error,
+                            error = error.with_causes(),
                             failing_seconds = so_far.as_secs(),
                             "no new epoch yet; it will be tried again"
                         );
@@ -360,10 +360,7 @@ impl Committer {
 
 /// The end of the journal: no commit will follow, and everybody is told.
 fn stop(shared: &Shared, error: StoreError) {
-    tracing::error!(
-        error = &error as &dyn std::error::Error,
-        "the journal stops"
-    );
+    tracing::error!(error = error.with_causes(), "the journal stops");
     shared.state().halt(error, &shared.space);
     shared.events_settled.notify_waiters();
 }

@@ -317,7 +317,7 @@ fn remove_leftovers(root: &FsPath, own_journal: &FsPath) {
                 && may_go
                 && let Err(error) = fs::remove_file(&path)
             {
-                tracing::warn!(path = %path.display(), %error, "a leftover of an unfinished create stays");
+                tracing::warn!(path = %path.display(), error = crate::tell::with_causes(&error), "a leftover of an unfinished create stays");
             }
         }
     }

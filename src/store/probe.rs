@@ -36,7 +36,9 @@ pub(super) async fn prove_create_is_exclusive(
     for name in std::iter::once(&name).chain(&listed.left) {
         match tokio::time::timeout(ANSWER_TIMEOUT, objects.store().delete(name)).await {
             Ok(Ok(()) | Err(object_store::Error::NotFound { .. })) => {}
-            Ok(Err(error)) => tracing::warn!(%name, %error, "the probe object stays"),
+            Ok(Err(error)) => {
+                tracing::warn!(%name, error = crate::tell::with_causes(&error), "the probe object stays")
+            }
             Err(_) => {
                 tracing::warn!(%name, "no answer to the removal of the probe object in time");
                 break;

@@ -97,6 +97,8 @@ pub(super) struct State {
     /// Since when a commit has been trying, over all epochs.
     unproven_since: Option<Instant>,
     stats: StoreStats,
+    /// Why the newest seal failed, for operators; unset by one that succeeds.
+    seal_failure: Option<Arc<str>>,
 }
 
 impl State {
@@ -313,14 +315,21 @@ impl State {
             }
         }
         self.crowded_spans.remove(&id);
+        self.seal_failure = None;
         self.stats.sealed = self.stats.sealed.saturating_add(1);
         self.trim_due = true;
     }
 
     /// The seal was given up: the bytes stay in the journal, and the entry with them.
-    pub(super) fn note_seal_failed(&mut self, id: RecordingId) {
+    pub(super) fn note_seal_failed(&mut self, id: RecordingId, error: &StoreError) {
         self.unpin(id);
+        self.seal_failure = Some(error.for_operators().into());
         self.stats.seals_failed = self.stats.seals_failed.saturating_add(1);
+    }
+
+    /// Why the newest seal failed, if none has succeeded since.
+    pub(super) fn seal_failure(&self) -> Option<Arc<str>> {
+        self.seal_failure.clone()
     }
 
     /// What a commit has to do, if anything.

@@ -13,7 +13,7 @@ use super::error::StoreError;
 pub(super) struct Trouble {
     /// For everybody.
     pub(super) cause: String,
-    /// What the backend said, in full: for the log and the operator.
+    /// What the backend said beyond that, if anything: for the log and the operator.
     pub(super) said: String,
 }
 
@@ -21,24 +21,25 @@ impl Trouble {
     pub(super) fn of(error: &StoreError) -> Self {
         Self {
             cause: error.remedy(),
-            said: error.with_causes(),
+            said: error.beyond_remedy(),
         }
     }
 
     /// The backend was only slow to answer, as far as is known.
     pub(super) fn unanswered() -> Self {
-        let words = "the backend did not answer in time";
         Self {
-            cause: words.into(),
-            said: words.into(),
+            cause: "the backend did not answer in time".into(),
+            said: String::new(),
         }
     }
 
-    /// What was said beyond the cause, as the source of an error that tells the cause itself.
+    /// What was said, as the source of an error that tells the cause itself; what is told twice is shown once.
     fn source(&self) -> Arc<dyn Error + Send + Sync> {
-        let beyond = self.said.strip_prefix(&self.cause);
-        let beyond = beyond.and_then(|words| words.strip_prefix(": "));
-        let words: Box<dyn Error + Send + Sync> = beyond.unwrap_or(&self.said).into();
+        let words = match self.said.as_str() {
+            "" => &self.cause,
+            said => said,
+        };
+        let words: Box<dyn Error + Send + Sync> = words.into();
         words.into()
     }
 

@@ -18,7 +18,7 @@ use super::error::StoreError;
 use super::handle::{End, SealedRecording};
 use super::segments::{CREATE_TRIES, Progress, SegmentOwner, SegmentsWriter};
 use super::state::Span;
-use super::{Shared, layout};
+use super::{Shared, Store, layout};
 use crate::asciicast::parser::Facts;
 use crate::ids::{AttemptId, RecordingId, StreamOffset};
 use crate::recording::frame::{Frame, FrameError, FrameKind};
@@ -87,6 +87,14 @@ impl Sealed {
     }
 }
 
+impl Store {
+    /// Why the newest seal failed, on one line with its causes and what an operator can do, if none has succeeded since. Unset while a seal is
+    /// only being tried again for an uploader that still waits for it.
+    pub fn seal_failure(&self) -> Option<Arc<str>> {
+        self.shared.state().seal_failure()
+    }
+}
+
 /// Seals, with a new attempt after each failure. When this returns a recording, its manifest is durable. When it returns
 /// an error, the bytes stay in the journal, and it is tried again in the background while the process lives.
 pub(super) async fn seal(
@@ -110,8 +118,8 @@ pub(super) async fn seal(
                 return Ok(sealed.into_recording());
             }
             Err(error) if tries_left == 0 || is_final(&error) => {
-                tracing::error!(recording = %order.id, error = &error as &dyn std::error::Error, "the seal failed; the bytes stay in the journal");
-                shared.state().note_seal_failed(order.id);
+                tracing::error!(recording = %order.id, error = error.with_causes(), "the seal failed; the bytes stay in the journal");
+                shared.state().note_seal_failed(order.id, &error);
                 drop(turn);
                 if !is_final(&error) {
                     retry_later(shared, order);
@@ -119,7 +127,7 @@ pub(super) async fn seal(
                 return Err(error);
             }
             Err(error) => {
-                tracing::warn!(recording = %order.id, error = &error as &dyn std::error::Error, "the seal failed; it will be tried again");
+                tracing::warn!(recording = %order.id, error = error.with_causes(), "the seal failed; it will be tried again");
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
         }
@@ -309,7 +317,7 @@ async fn adopt(
             .iter()
             .any(|segment| segment.name == own.as_ref());
         if !is_named && let Err(error) = objects.store().delete(&own).await {
-            tracing::warn!(name = %own, %error, "an unused segment stays");
+            tracing::warn!(name = %own, error = crate::tell::with_causes(&error), "an unused segment stays");
         }
     }
     Ok(Sealed::Theirs(sealed(manifest_name, manifest)))

@@ -174,6 +174,30 @@ const SAMPLES: &[(&str, &str, &str, bool)] = &[
         false,
     ),
     (
+        "logs_errors_with_their_causes",
+        "src/store/x.rs",
+        "tracing::warn!(%name, error = error.with_causes(), \"x\"); f(&error as &dyn Error);",
+        true,
+    ),
+    (
+        "logs_errors_with_their_causes",
+        "src/status.rs",
+        "tracing::debug!(%error, \"an io::Error has no cause\")",
+        true,
+    ),
+    (
+        "logs_errors_with_their_causes",
+        "src/ingest/x.rs",
+        "tracing::error!(\n    error = &*error as &dyn std::error::Error,\n    \"x\"\n);",
+        false,
+    ),
+    (
+        "logs_errors_with_their_causes",
+        "src/store/x.rs",
+        "Err(error) => tracing::warn!(%name, %error, \"x\"),",
+        false,
+    ),
+    (
         "leaves_system_randomness_to_shells",
         "netstack/src/io/keystore.rs",
         "use rand_core::OsRng;",

@@ -127,7 +127,7 @@ async fn remove_objects(shared: &Shared, epoch: EpochId, numbers: Vec<JournalNum
         match shared.objects.store().delete(&name).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
             Err(error) => {
-                tracing::warn!(%name, %error, "a journal object that is not needed stays");
+                tracing::warn!(%name, error = crate::tell::with_causes(&error), "a journal object that is not needed stays");
             }
         }
     }

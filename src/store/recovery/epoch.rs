@@ -521,7 +521,7 @@ async fn trim(
             Ok(Ok(()) | Err(object_store::Error::NotFound { .. })) => {}
             Err(_) => tracing::warn!(%name, "a journal object that is not needed stays: no answer"),
             Ok(Err(error)) => {
-                tracing::warn!(%name, %error, "a journal object that is not needed stays");
+                tracing::warn!(%name, error = crate::tell::with_causes(&error), "a journal object that is not needed stays");
             }
         }
     }

@@ -206,7 +206,7 @@ fn record<T: DeserializeOwned>(place: &ObjectPlace, frame: &Frame<'_>) -> Option
     let plain = frame.plain().ok()?;
     serde_json::from_slice(&plain)
         .inspect_err(|error| {
-            tracing::error!(name = %place.name, recording = %frame.recording, kind = ?frame.kind, %error, "a record in the journal cannot be read");
+            tracing::error!(name = %place.name, recording = %frame.recording, kind = ?frame.kind, error = crate::tell::with_causes(error), "a record in the journal cannot be read");
         })
         .ok()
 }

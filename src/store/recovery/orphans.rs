@@ -118,7 +118,9 @@ async fn sweep_recording(
         // If we stop here: the others stay for the next sweep.
         match shared.objects.store().delete(&name).await {
             Ok(()) => tracing::info!(%name, "a segment that no manifest names is removed"),
-            Err(error) => tracing::warn!(%name, %error, "an unused segment stays"),
+            Err(error) => {
+                tracing::warn!(%name, error = crate::tell::with_causes(&error), "an unused segment stays")
+            }
         }
     }
     Ok(())

@@ -16,6 +16,7 @@ use crate::ids::{EpochId, JournalNumber, RecorderId};
 use crate::recording::journal_object::{
     JournalObject, OBJECT_BYTES_MAX, ObjectDigest, ObjectError, digest_of,
 };
+use crate::tell;
 
 /// The newest object of an epoch.
 #[derive(Debug)]
@@ -134,7 +135,7 @@ pub(super) async fn read(shared: &Shared, name: &Path) -> Result<Read, StoreErro
             source,
         }),
         Err(error) => {
-            tracing::error!(%name, error = &error as &dyn std::error::Error, "a journal object is damaged");
+            tracing::error!(%name, error = tell::with_causes(&error), "a journal object is damaged");
             Ok(Read::Damaged {
                 digest: Some(digest_of(&bytes)),
             })

@@ -45,11 +45,14 @@ impl State {
 
     /// A commit has been trying for `stalled_for`.
     pub(in crate::store) fn handle_stall(&mut self, stalled_for: Duration, trouble: Trouble) {
-        let said: Box<dyn std::error::Error + Send + Sync> = trouble.said.into();
+        let said = (!trouble.said.is_empty()).then(|| {
+            let said: Box<dyn std::error::Error + Send + Sync> = trouble.said.into();
+            said.into()
+        });
         let error = StoreError::Stalled {
             stalled_for,
             cause: trouble.cause,
-            said: said.into(),
+            said,
         };
         let told = error.with_causes();
         if self.vitals.handle_stall(error) {

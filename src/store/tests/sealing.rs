@@ -9,6 +9,7 @@ use rand_core::{RngCore, SeedableRng};
 use sha2::{Digest, Sha256};
 
 use super::super::StoreError;
+use super::faulty_store::Fault;
 use super::world::{BACKENDS, Backend, World, clean_end, durable_at, opening, read_all};
 use crate::recording::manifest::Manifest;
 
@@ -235,6 +236,32 @@ async fn damage_to_the_journal_is_found_before_the_seal() {
     );
     assert!(world.names_with(".json").await.is_empty());
     assert_eq!(store.stats().seals_failed, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn seals_that_fail_are_told_until_one_succeeds_and_not_while_one_is_only_tried_again() {
+    let world = World::new(Backend::Memory).await;
+    let store = world.open().await.unwrap();
+    // Five creates are one attempt, and three attempts a seal.
+    for (faults, fails) in [(5, false), (15, true)] {
+        for _ in 0..faults {
+            world.objects.strike(".cast", Fault::Fails);
+        }
+        let mut handle = store.begin(opening()).unwrap();
+        handle.append(Bytes::from_static(b"hello")).await.unwrap();
+        let sealing = tokio::spawn(handle.finish(clean_end()));
+        while !sealing.is_finished() {
+            assert_eq!(store.seal_failure(), None, "{faults}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(sealing.await.unwrap().is_err(), fails);
+    }
+    let why = store.seal_failure().unwrap();
+    assert!(why.contains(".cast: "), "with its cause: {why}");
+    assert!(why.contains("; look at its room"), "with a remedy: {why}");
+    // It is tried again by itself, and succeeds.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((store.seal_failure(), store.stats().sealed), (None, 2));
 }
 
 #[tokio::test(start_paused = true)]

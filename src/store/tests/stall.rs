@@ -54,6 +54,11 @@ async fn a_store_that_takes_nothing_is_stalled_until_it_is_back_by_itself() {
                 panic!("{case}: {:?}", word(&store))
             };
             assert!(why.to_string().contains(named), "{case}: {why}");
+            let told = why.with_causes();
+            assert_eq!(told.matches("create journal/").count(), 1, "{case}: {told}");
+            for twice in ["no answer in time", "os error", "permission denied"] {
+                assert!(told.matches(twice).count() <= 1, "{case}: {told}");
+            }
             let refused = store.begin(opening());
             assert!(matches!(refused, Err(StoreError::Stalled { .. })), "{case}");
             let stats = store.stats();
