@@ -123,14 +123,14 @@ pub enum StoreError {
         /// The id that it names.
         named: Option<StoreId>,
     },
-    /// An opener says that it is of another store than the one it stands in.
+    /// An opener or a manifest says that it is of another store than the one it stands in.
     #[error(
         "store/id says {present}, but {name} says {named}: one of them was changed, or comes from another store"
     )]
     StoreIdDiffers {
         /// The id that stands in the store.
         present: StoreId,
-        /// The opener.
+        /// The opener or the manifest.
         name: String,
         /// The id that it names.
         named: StoreId,
@@ -415,7 +415,7 @@ impl StoreError {
                 "restore store/id from a backup, or write to it the id that the error names, and a newline; while it is gone nothing is written"
             }
             Self::StoreIdDiffers { .. } => {
-                "restore store/id from a backup, or write to it the id that the opener names, and a newline; if the opener came from another store, move its directory back there"
+                "restore store/id from a backup, or write to it the id that the named object has, and a newline; if that object came from another store, move its directory back there"
             }
             Self::NotFound { .. } => {
                 "look for its id with `tailtape ls`; a recording is listed once it has ended"

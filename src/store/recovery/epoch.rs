@@ -94,8 +94,15 @@ pub(super) async fn open(
     }
     // Another store's epoch is another store's to close: its recordings would be sealed here under an id that is not theirs.
     let opener = read_opener(shared, listed).await?;
-    if let ReadOpener::Whole { store_id, .. } = opener {
-        store_id::agrees(shared.store_id, store_id, &listed.recorder, &listed.epoch)?;
+    match opener {
+        ReadOpener::Whole { store_id, .. } => {
+            store_id::agrees(shared.store_id, store_id, &listed.recorder, &listed.epoch)?;
+        }
+        // Nothing in it says whose it is, so the rest of the store is asked whether it is of one store with us.
+        ReadOpener::Absent | ReadOpener::Damaged | ReadOpener::Newer(_) => {
+            let is_own = |epoch: &EpochId| shared.is_own_epoch(epoch);
+            store_id::confirm(&shared.objects, shared.store_id, is_own).await?;
+        }
     }
     if found.insert(listed.epoch) {
         count(shared, |stats| &mut stats.epochs_found);

@@ -120,6 +120,55 @@ async fn an_id_that_an_opener_contradicts_ends_the_start() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn without_an_opener_the_id_is_held_against_a_manifest() {
+    let other: StoreId = "caireeyuculbogazdinryhi6d4".parse().unwrap();
+    for damaged in [false, true] {
+        for backend in BACKENDS {
+            let (world, id) = used(backend).await;
+            let opener = world.names_with("/0000000000").await.remove(0);
+            world.remove(&opener).await;
+            if damaged {
+                world.put(&opener, "bent".into()).await;
+            }
+            world.put(ID, format!("{other}\n").into()).await;
+            let before = world.names().await;
+            let error = world.open().await.unwrap_err();
+            assert!(
+                matches!(&error, StoreError::StoreIdDiffers { present, name, named }
+                    if (*present, *named) == (other, id) && name.ends_with(".json")),
+                "{error:?}"
+            );
+            assert_eq!(world.names().await, before, "nothing was written");
+            // Under the right id recovery goes on without the opener.
+            world.put(ID, format!("{id}\n").into()).await;
+            let again = Process::start(&world, 3, None).await.unwrap();
+            assert_eq!(recovered(&again.store).await.recordings_sealed, 1);
+        }
+    }
+}
+
+/// The start could not read the manifest; what it had to let pass, recovery does not.
+#[tokio::test(start_paused = true)]
+async fn an_epoch_without_its_opener_is_not_sealed_under_an_id_that_a_manifest_contradicts() {
+    let (world, id) = used(Backend::Memory).await;
+    let opener = world.names_with("/0000000000").await.remove(0);
+    world.remove(&opener).await;
+    let other: StoreId = "caireeyuculbogazdinryhi6d4".parse().unwrap();
+    world.put(ID, format!("{other}\n").into()).await;
+    let backend = Process::backend(&world, None);
+    backend.strike_at("get recordings/", Mishap::Fails);
+    let config = world.config.clone();
+    let process = Process::start_on(&world, config, 2, backend).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let failure = process.store.recovery_failure().unwrap();
+    assert!(
+        matches!(&*failure, StoreError::StoreIdDiffers { present, named, .. } if (*present, *named) == (other, id)),
+        "{failure:?}"
+    );
+    assert_eq!(world.names_with(".json").await.len(), 1, "none was sealed");
+}
+
 #[tokio::test]
 async fn a_check_and_a_reader_tell_that_the_id_is_gone() {
     let (world, id) = used(Backend::File).await;
