@@ -249,8 +249,11 @@ async fn holding(objects: &Objects) -> Result<Option<(Path, Option<StoreId>)>, S
         return Ok(Some((name, manifest.map(|manifest| manifest.store_id))));
     }
     let is_journal = |name: &Path| layout::journal_place_of(name).is_some();
-    let journal = first_below(objects, layout::journal(), is_journal).await?;
-    Ok(journal.map(|name| (name, None)))
+    let found = match first_below(objects, layout::journal(), is_journal).await? {
+        Some(name) => Some(name),
+        None => first_below(objects, layout::all_events(), layout::is_events).await?,
+    };
+    Ok(found.map(|name| (name, None)))
 }
 
 /// The newest epochs of each recorder that a listing shows.

@@ -105,6 +105,22 @@ async fn a_journal_without_its_opener_keeps_a_second_id_from_being_made() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn events_alone_keep_a_second_id_from_being_made() {
+    let (world, _) = used(Backend::Memory).await;
+    for name in world.names().await {
+        world.remove(&name).await;
+    }
+    let events = "events/nProxy/2026-11-20/1015-01JD3WXYZ00000000000000000.ndjson";
+    world.put(events, "{}\n".into()).await;
+    let error = world.open().await.unwrap_err();
+    assert!(
+        matches!(&error, StoreError::StoreIdLost { name, named: None } if name == events),
+        "{error:?}"
+    );
+    assert_eq!(world.names().await, [events]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_id_that_an_opener_contradicts_ends_the_start() {
     for backend in BACKENDS {
         let (world, id) = used(backend).await;
