@@ -34,7 +34,8 @@ const MANIFESTS_MAX: usize = 8;
 /// names another; nor does a manifest, if no opener could be read.
 ///
 /// # Errors
-/// [`StoreError::StoreIdLost`], [`StoreError::StoreIdDiffers`]; [`StoreError::ForeignObject`] when what stands there is none; the backend's.
+/// [`StoreError::StoreIdLost`], [`StoreError::StoreIdDiffers`]; [`StoreError::StoreIdDamaged`] or [`StoreError::ForeignObject`] when what stands there is none;
+/// [`StoreError::Obstructed`]; the backend's.
 pub(super) async fn read_or_make(
     objects: &Objects,
     rng: &mut ChaCha20Rng,
@@ -65,7 +66,12 @@ pub(super) async fn read_proven(objects: &Objects) -> Result<Option<StoreId>, St
                 is_confirmed = true;
             }
             // Recovery says what is to be said of them, when their epoch has its turn.
-            Ok(ReadOpener::Absent | ReadOpener::Damaged | ReadOpener::Newer(_)) => {}
+            Ok(
+                ReadOpener::Absent
+                | ReadOpener::Obstructed
+                | ReadOpener::Damaged
+                | ReadOpener::Newer(_),
+            ) => {}
             Err(error) => {
                 // An unreadable sector below one old object is no reason not to record; nor are ten seconds for each of them.
                 tracing::warn!(
@@ -111,7 +117,10 @@ pub(super) async fn confirm(
                 let name = layout::journal_object(&recorder, &epoch, JournalNumber::OPENER);
                 other = other.or(Some((name, store_id)));
             }
-            ReadOpener::Absent | ReadOpener::Damaged | ReadOpener::Newer(_) => {}
+            ReadOpener::Absent
+            | ReadOpener::Obstructed
+            | ReadOpener::Damaged
+            | ReadOpener::Newer(_) => {}
         }
     }
     match manifest_naming(objects, id).await? {
@@ -128,22 +137,38 @@ pub(super) async fn confirm(
 /// The id that stands in the store; none where nothing of a recorder stands.
 ///
 /// # Errors
-/// [`StoreError::StoreIdLost`] when the store holds something and no id; [`StoreError::ForeignObject`]; the backend's.
+/// [`StoreError::StoreIdLost`] when the store holds something and no id; [`StoreError::Obstructed`] when none can be put there;
+/// [`StoreError::StoreIdDamaged`], or [`StoreError::ForeignObject`] when nothing else is there; the backend's.
 pub(super) async fn read_or_miss(objects: &Objects) -> Result<Option<StoreId>, StoreError> {
-    if let Some(id) = read(objects).await? {
-        return Ok(Some(id));
-    }
-    let Some((name, named)) = holding(objects).await? else {
-        return Ok(None);
+    let damaged = match read(objects).await {
+        Ok(Some(id)) => return Ok(Some(id)),
+        Ok(None) => None,
+        Err(error @ StoreError::ForeignObject { .. }) => Some(error),
+        Err(error) => return Err(error),
     };
-    // Another start may have made the id and then the object that we found, since we looked.
-    if let Some(id) = read(objects).await? {
-        return Ok(Some(id));
+    let id_name = layout::store_id();
+    if objects.is_obstructed(&id_name).await {
+        return Err(StoreError::Obstructed {
+            name: id_name.to_string(),
+        });
     }
-    Err(StoreError::StoreIdLost {
-        name: name.to_string(),
-        named,
-    })
+    let held = holding(objects).await?;
+    match (damaged, held) {
+        (None, None) => Ok(None),
+        (Some(error), None) => Err(error),
+        (Some(_), Some((name, named))) => Err(StoreError::StoreIdDamaged {
+            name: name.to_string(),
+            named,
+        }),
+        // Another start may have made the id and then the object that we found, since we looked.
+        (None, Some((name, named))) => match read(objects).await? {
+            Some(id) => Ok(Some(id)),
+            None => Err(StoreError::StoreIdLost {
+                name: name.to_string(),
+                named,
+            }),
+        },
+    }
 }
 
 /// Fails when an opener names another store than the one it stands in.

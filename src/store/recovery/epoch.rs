@@ -86,8 +86,12 @@ pub(super) async fn open(
         {
             trim(shared, listed, &fence, &[]).await?;
         }
-        if !listed.has_opener && matches!(read_opener(shared, listed).await?, ReadOpener::Absent) {
-            tell_lost_opener(listed, "absent");
+        let lost = match listed.has_opener {
+            true => None,
+            false => why_lost(&read_opener(shared, listed).await?),
+        };
+        if let Some(what) = lost {
+            tell_lost_opener(listed, what);
             count(shared, |stats| &mut stats.objects_damaged);
         }
         return Ok(None);
@@ -99,17 +103,18 @@ pub(super) async fn open(
             store_id::agrees(shared.store_id, store_id, &listed.recorder, &listed.epoch)?;
         }
         // Nothing in it says whose it is, so the rest of the store is asked whether it is of one store with us.
-        ReadOpener::Absent | ReadOpener::Damaged | ReadOpener::Newer(_) => {
+        ReadOpener::Absent
+        | ReadOpener::Obstructed
+        | ReadOpener::Damaged
+        | ReadOpener::Newer(_) => {
             let is_own = |epoch: &EpochId| shared.is_own_epoch(epoch);
             store_id::confirm(&shared.objects, shared.store_id, is_own).await?;
         }
     }
     if found.insert(listed.epoch) {
         count(shared, |stats| &mut stats.epochs_found);
-        match opener {
-            ReadOpener::Absent => tell_lost_opener(listed, "absent"),
-            ReadOpener::Damaged => tell_lost_opener(listed, "damaged"),
-            ReadOpener::Whole { .. } | ReadOpener::Newer(_) => {}
+        if let Some(what) = why_lost(&opener) {
+            tell_lost_opener(listed, what);
         }
     }
     // If we stop here: nothing happened. The epoch's recorder, if it lives, does not know of us.
@@ -188,7 +193,10 @@ async fn read_opener(shared: &Shared, listed: &Listed) -> Result<ReadOpener, Sto
             name: listed.opener().to_string(),
             source,
         }),
-        read @ (ReadOpener::Absent | ReadOpener::Damaged | ReadOpener::Whole { .. }) => Ok(read),
+        read @ (ReadOpener::Absent
+        | ReadOpener::Obstructed
+        | ReadOpener::Damaged
+        | ReadOpener::Whole { .. }) => Ok(read),
     }
 }
 
@@ -321,13 +329,26 @@ async fn read(
             }
             replaced
         }
-        ReadOpener::Absent | ReadOpener::Damaged | ReadOpener::Newer(_) => true,
+        ReadOpener::Absent
+        | ReadOpener::Obstructed
+        | ReadOpener::Damaged
+        | ReadOpener::Newer(_) => true,
     };
     Ok(Some(Reading {
         fence,
         index,
         opener_is_lost,
     }))
+}
+
+/// In which way an opener that was read is lost, if it is.
+const fn why_lost(opener: &ReadOpener) -> Option<&'static str> {
+    match opener {
+        ReadOpener::Absent => Some("absent"),
+        ReadOpener::Obstructed => Some("a directory or a link to nothing stands under its name"),
+        ReadOpener::Damaged => Some("damaged"),
+        ReadOpener::Whole { .. } | ReadOpener::Newer(_) => None,
+    }
 }
 
 /// No recording needs its opener: what is lost are the only words on whose the epoch was.

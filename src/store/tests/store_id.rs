@@ -185,6 +185,43 @@ async fn an_epoch_without_its_opener_is_not_sealed_under_an_id_that_a_manifest_c
     assert_eq!(world.names_with(".json").await.len(), 1, "none was sealed");
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_emptied_id_is_told_with_the_id_that_the_opener_names() {
+    for backend in BACKENDS {
+        let (world, id) = used(backend).await;
+        world.put(ID, "".into()).await;
+        let error = world.open().await.unwrap_err();
+        assert!(
+            matches!(&error, StoreError::StoreIdDamaged { named: Some(named), .. } if *named == id),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains(&format!("write to it {id}")));
+    }
+}
+
+#[tokio::test]
+async fn a_directory_or_a_dangling_link_under_the_ids_name_is_told_as_such() {
+    for with_link in [false, true] {
+        let (world, _) = used(Backend::File).await;
+        let path = world.root().join(ID);
+        std::fs::remove_file(&path).unwrap();
+        if with_link {
+            std::os::unix::fs::symlink("nothing", &path).unwrap();
+        } else {
+            std::fs::create_dir(&path).unwrap();
+        }
+        let url = &world.config.url;
+        let started = world.open().await.map(drop);
+        let read = StoreReader::open(url).await.map(drop);
+        for told in [started, Store::prove(url).await, read] {
+            assert!(
+                matches!(&told, Err(StoreError::Obstructed { name }) if name == ID),
+                "{told:?}"
+            );
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_check_and_a_reader_tell_that_the_id_is_gone() {
     let (world, id) = used(Backend::File).await;

@@ -109,6 +109,30 @@ async fn replace(world: &World, path: &Path, of: &Process) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_directory_in_the_place_of_an_opener_is_told_as_one() {
+    for closed in [false, true] {
+        let world = World::new(Backend::File).await;
+        let first = Process::start(&world, 1, None).await.unwrap();
+        if closed {
+            first.store.close().await.unwrap();
+        } else {
+            drop(recording(&first.store, &[CAST]).await);
+        }
+        first.die();
+        let name = world.names_with("/0000000000").await.remove(0);
+        let path = world.root().join(&name);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let (_second, stats, told) = start(&world, 2).await;
+        assert_eq!((told.len(), stats.objects_damaged), (1, 1), "{told:?}");
+        assert!(
+            told[0].contains(&name) && told[0].contains("a directory or a link to nothing"),
+            "{told:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_opener_that_is_gone_from_a_closed_epoch_is_told_by_each_start() {
     let world = World::new(Backend::Memory).await;
     let first = Process::start(&world, 1, None).await.unwrap();
