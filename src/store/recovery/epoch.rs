@@ -28,6 +28,7 @@ use crate::ids::{EpochId, JournalNumber, RecordingId, StreamOffset};
 use crate::recording::journal_object::{JournalObject, ObjectHeader, digest_of};
 use crate::recording::manifest::{FLAG_OPENING_LOST, FLAG_RECOVERED};
 use crate::recording::records::{FenceReason, OpenRecord};
+use crate::tell;
 
 /// How often a zombie may take the number that we want for the fence, before the next pass tries again.
 const FENCE_TRIES: u32 = 100;
@@ -281,9 +282,9 @@ async fn read(
         let (bytes, stored_at) = match tail::read(shared, &name).await? {
             Read::Whole { bytes, stored_at } => (bytes, stored_at),
             Read::Absent if is_marked(shared, &fence).await? => return Ok(None),
-            Read::Absent | Read::Damaged { .. } => {
+            lost @ (Read::Absent | Read::Damaged { .. }) => {
                 tracing::error!(
-                    %name, epoch = %listed.epoch, number = number.0,
+                    %name, epoch = %listed.epoch, number = number.0, what = what_is_lost(&lost),
                     "a journal object is lost: recordings with bytes in it have gaps, and events in it are lost"
                 );
                 index.handle_lost(number);
@@ -339,6 +340,16 @@ async fn read(
         index,
         opener_is_lost,
     }))
+}
+
+/// In which way an object that was read is lost, with its causes.
+fn what_is_lost(read: &Read) -> String {
+    match read {
+        Read::Whole { .. } => "whole".to_owned(),
+        Read::Absent => "absent".to_owned(),
+        Read::Damaged { why: None, .. } => "damaged: larger than any journal object".to_owned(),
+        Read::Damaged { why: Some(why), .. } => format!("damaged: {}", tell::with_causes(why)),
+    }
 }
 
 /// In which way an opener that was read is lost, if it is.
