@@ -40,7 +40,7 @@ impl StoreReader {
         }
         let files = files_below(root)?;
         let reader = Self {
-            objects: Objects::new(Arc::new(files), None),
+            objects: Objects::read_below(Arc::new(files), root.clone()),
         };
         let id = store_id::read_or_miss(&reader.objects).await?;
         id.map(|_| reader).ok_or_else(no_store)

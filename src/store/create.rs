@@ -3,6 +3,7 @@
 //! Invariant: the bytes are fixed at the first send and sent again, byte for byte, until the create is resolved; no
 //! retry but ours. Called by the journal, the probe and the writer for every object that counts.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -56,6 +57,8 @@ pub(super) enum Patience {
 pub(super) struct Objects {
     store: Arc<dyn ObjectStore>,
     disk: Option<Arc<dyn DiskSync>>,
+    /// Where the objects are, if they are on a local disk: known to a reader too, which has no disk to write to.
+    root: Option<PathBuf>,
     /// A write has failed: an fsync may have, and a directory may pass for clean that is not.
     troubled: Arc<AtomicBool>,
 }
@@ -63,11 +66,31 @@ pub(super) struct Objects {
 impl Objects {
     pub(super) fn new(store: Arc<dyn ObjectStore>, disk: Option<Arc<dyn DiskSync>>) -> Self {
         let troubled = Arc::default();
+        let root = disk.as_ref().and_then(|disk| disk.root());
+        let root = root.map(std::path::Path::to_path_buf);
         Self {
             store,
             disk,
+            root,
             troubled,
         }
+    }
+
+    /// The same, with objects that are files below `root`.
+    pub(super) fn read_below(store: Arc<dyn ObjectStore>, root: PathBuf) -> Self {
+        Self {
+            root: Some(root),
+            ..Self::new(store, None)
+        }
+    }
+
+    /// Whether what is absent for a reader is on the disk yet, as a directory or a link to nothing: no object can be made or put there.
+    pub(super) async fn is_obstructed(&self, name: &Path) -> bool {
+        let Some(root) = &self.root else {
+            return false;
+        };
+        let found = tokio::fs::symlink_metadata(root.join(name.as_ref())).await;
+        found.is_ok_and(|found| !found.is_file())
     }
 
     pub(super) fn store(&self) -> &dyn ObjectStore {
@@ -75,7 +98,7 @@ impl Objects {
     }
 
     /// Where the objects are on a local disk, if they are.
-    pub(super) fn disk_root(&self) -> Option<std::path::PathBuf> {
+    pub(super) fn disk_root(&self) -> Option<PathBuf> {
         self.disk.as_ref()?.root().map(std::path::Path::to_path_buf)
     }
 

@@ -123,14 +123,22 @@ pub enum StoreError {
         /// The id that it names.
         named: Option<StoreId>,
     },
-    /// An opener says that it is of another store than the one it stands in.
+    /// What stands under the name of the store's id is none, and the store holds what recorders have written.
+    #[error("store/id holds no id, and {name} stands in the store: {}", restore(named.as_ref()))]
+    StoreIdDamaged {
+        /// What stands there.
+        name: String,
+        /// The id that it names.
+        named: Option<StoreId>,
+    },
+    /// An opener or a manifest says that it is of another store than the one it stands in.
     #[error(
         "store/id says {present}, but {name} says {named}: one of them was changed, or comes from another store"
     )]
     StoreIdDiffers {
         /// The id that stands in the store.
         present: StoreId,
-        /// The opener.
+        /// The opener or the manifest.
         name: String,
         /// The id that it names.
         named: StoreId,
@@ -479,11 +487,11 @@ impl StoreError {
                 "what is stored was changed or is damaged: restore it from a copy, or use the version that wrote it"
             }
             Self::SegmentLost { .. } => "restore the object that is named from a copy of the store",
-            Self::StoreIdLost { .. } => {
-                "restore store/id from a backup, or write to it the id that the error names, and a newline; while it is gone nothing is written"
+            Self::StoreIdLost { .. } | Self::StoreIdDamaged { .. } => {
+                "restore store/id from a backup, or write to it the id that the error names, and a newline; while it has none nothing is written"
             }
             Self::StoreIdDiffers { .. } => {
-                "restore store/id from a backup, or write to it the id that the opener names, and a newline; if the opener came from another store, move its directory back there"
+                "restore store/id from a backup, or write to it the id that the named object has, and a newline; if that object came from another store, move its directory back there"
             }
             Self::NotFound { .. } => {
                 "look for its id with `tailtape ls`; a recording is listed once it has ended"

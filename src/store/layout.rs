@@ -115,6 +115,19 @@ pub(super) fn events(uploader: &str, received_at: Timestamp, first: &EventId) ->
     Path::from(format!("events/{uploader}/{day}/{clock}-{first}.ndjson"))
 }
 
+pub(super) fn all_events() -> Path {
+    Path::from("events")
+}
+
+/// Whether `name` is an object of events.
+pub(super) fn is_events(name: &Path) -> bool {
+    let first = || {
+        let name = name.filename()?.strip_suffix(".ndjson")?;
+        name.rsplit_once('-')?.1.parse::<EventId>().ok()
+    };
+    name.prefix_matches(&all_events()) && first().is_some()
+}
+
 /// Whether `name` is the manifest of a recording, and of which.
 pub(super) fn manifest_of(name: &Path) -> Option<RecordingId> {
     let (_, id) = name.filename()?.strip_suffix(".json")?.rsplit_once('-')?;
@@ -205,6 +218,9 @@ mod tests {
         let named = segment("x", at(), &id, &attempt, 7);
         assert_eq!(parts_of(&named), Some((base.into(), Some(attempt))));
         assert_eq!(manifest_of(&manifest("x", at(), &id)), Some(id));
+        let first = "01JD3WXYZ00000000000000000".parse().unwrap();
+        assert!(is_events(&events("x", at(), &first)));
+        assert!(!is_events(&Path::from("events/x/2026-11-20/1015-x.ndjson")));
         assert_eq!(manifest_of(&segment("x", at(), &id, &attempt, 0)), None);
     }
 

@@ -88,6 +88,8 @@ impl Opener {
 #[derive(Debug)]
 pub(super) enum ReadOpener {
     Absent,
+    /// Absent, and on the disk a directory or a link to nothing has its name.
+    Obstructed,
     /// There, and no opener of this epoch.
     Damaged,
     /// A newer version wrote it.
@@ -119,7 +121,12 @@ pub(super) async fn read(
         Ok(Ok(bytes)) => {
             Ok(bytes.map_or(ReadOpener::Damaged, |bytes| decode(&bytes, recorder, epoch)))
         }
-        Ok(Err(object_store::Error::NotFound { .. })) => Ok(ReadOpener::Absent),
+        Ok(Err(object_store::Error::NotFound { .. })) => {
+            Ok(match objects.is_obstructed(&name).await {
+                true => ReadOpener::Obstructed,
+                false => ReadOpener::Absent,
+            })
+        }
         Ok(Err(source)) => Err(StoreError::Object {
             step: "read",
             name: name.to_string(),

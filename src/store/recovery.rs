@@ -232,8 +232,11 @@ impl Recovery {
         for recorder in others.take(NEWS_RECORDERS_MAX) {
             let below = layout::journal_of(&recorder);
             let epochs = store_id::names_in::<EpochId>(objects, &below).await?;
-            if epochs.iter().any(|epoch| !self.closed.contains(epoch)) {
-                return Ok(true);
+            for epoch in epochs {
+                let is_new = !self.closed.contains(&epoch);
+                if is_new && epochs::has_objects(&self.shared, &recorder, &epoch).await? {
+                    return Ok(true);
+                }
             }
         }
         Ok(false)

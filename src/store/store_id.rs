@@ -1,7 +1,7 @@
 //! The store's own id: made once, and held against what stands in the store.
 //!
-//! Invariant: no second id is made for a store that holds anything of a first, and no start goes on under an id that an opener
-//! contradicts. An id is durable before anything names it, so that no loss of power looks like its loss. Called by [`super::Store::open`]
+//! Invariant: no second id is made for a store that holds anything of a first, and no start goes on under an id that an opener, or where none
+//! can be read a manifest, contradicts. An id is durable before anything names it, so that no loss of power looks like its loss. Called by [`super::Store::open`]
 //! and `archive.rs`.
 
 use std::cmp::Reverse;
@@ -27,12 +27,15 @@ const RECORDERS_MAX: usize = 64;
 const OPENERS_PER_RECORDER_MAX: usize = 8;
 /// How many names that are none of ours are passed over in the search for one that is.
 const PASSED_OVER_MAX: usize = 10_000;
+/// How many manifests are read in the search for one that names the id: one request each.
+const MANIFESTS_MAX: usize = 8;
 
 /// Whoever comes first makes the id; everyone reads the same. When this returns, it is durable, and no opener that was read
-/// names another.
+/// names another; nor does a manifest, if no opener could be read.
 ///
 /// # Errors
-/// [`StoreError::StoreIdLost`], [`StoreError::StoreIdDiffers`]; [`StoreError::ForeignObject`] when what stands there is none; the backend's.
+/// [`StoreError::StoreIdLost`], [`StoreError::StoreIdDiffers`]; [`StoreError::StoreIdDamaged`] or [`StoreError::ForeignObject`] when what stands there is none;
+/// [`StoreError::Obstructed`]; the backend's.
 pub(super) async fn read_or_make(
     objects: &Objects,
     rng: &mut ChaCha20Rng,
@@ -47,7 +50,7 @@ pub(super) async fn read_or_make(
     Ok(id)
 }
 
-/// The id that stands in the store, held against its openers; none where no recorder ever opened it.
+/// The id that stands in the store, held against its openers, or without any against a manifest; none where no recorder ever opened it.
 ///
 /// # Errors
 /// As [`read_or_make`].
@@ -55,11 +58,20 @@ pub(super) async fn read_proven(objects: &Objects) -> Result<Option<StoreId>, St
     let Some(id) = read_or_miss(objects).await? else {
         return Ok(None);
     };
+    let mut is_confirmed = false;
     for (recorder, epoch) in openers(objects).await? {
         match opener::read(objects, &recorder, &epoch).await {
-            Ok(ReadOpener::Whole { store_id, .. }) => agrees(id, store_id, &recorder, &epoch)?,
+            Ok(ReadOpener::Whole { store_id, .. }) => {
+                agrees(id, store_id, &recorder, &epoch)?;
+                is_confirmed = true;
+            }
             // Recovery says what is to be said of them, when their epoch has its turn.
-            Ok(ReadOpener::Absent | ReadOpener::Damaged | ReadOpener::Newer(_)) => {}
+            Ok(
+                ReadOpener::Absent
+                | ReadOpener::Obstructed
+                | ReadOpener::Damaged
+                | ReadOpener::Newer(_),
+            ) => {}
             Err(error) => {
                 // An unreadable sector below one old object is no reason not to record; nor are ten seconds for each of them.
                 tracing::warn!(
@@ -70,28 +82,93 @@ pub(super) async fn read_proven(objects: &Objects) -> Result<Option<StoreId>, St
             }
         }
     }
+    if !is_confirmed {
+        match manifest_naming(objects, id).await {
+            Ok(Some((name, named))) => agrees_at(id, named, &name)?,
+            Ok(None) => {}
+            // As above: recovery looks again, before it seals anything of an epoch that has lost its opener.
+            Err(error) => tracing::warn!(
+                error = error.with_causes(),
+                "no opener and no manifest can be read: the store's id is not held against them"
+            ),
+        }
+    }
     Ok(Some(id))
+}
+
+/// Fails when what can be read in the store names another id, and nothing this one: then it is not known whose an epoch without its opener
+/// is. `is_own` tells the epochs that this process has opened, whose word for the id is its own.
+///
+/// # Errors
+/// [`StoreError::StoreIdDiffers`]; the backend's, to be tried again.
+pub(super) async fn confirm(
+    objects: &Objects,
+    id: StoreId,
+    is_own: impl Fn(&EpochId) -> bool,
+) -> Result<(), StoreError> {
+    let mut other = None;
+    for (recorder, epoch) in openers(objects).await? {
+        if is_own(&epoch) {
+            continue;
+        }
+        match opener::read(objects, &recorder, &epoch).await? {
+            ReadOpener::Whole { store_id, .. } if store_id == id => return Ok(()),
+            ReadOpener::Whole { store_id, .. } => {
+                let name = layout::journal_object(&recorder, &epoch, JournalNumber::OPENER);
+                other = other.or(Some((name, store_id)));
+            }
+            ReadOpener::Absent
+            | ReadOpener::Obstructed
+            | ReadOpener::Damaged
+            | ReadOpener::Newer(_) => {}
+        }
+    }
+    match manifest_naming(objects, id).await? {
+        Some((_, named)) if named == id => return Ok(()),
+        named => other = other.or(named),
+    }
+    match other {
+        Some((name, named)) => agrees_at(id, named, &name),
+        // Nothing names an id: there is none that this one could contradict.
+        None => Ok(()),
+    }
 }
 
 /// The id that stands in the store; none where nothing of a recorder stands.
 ///
 /// # Errors
-/// [`StoreError::StoreIdLost`] when the store holds something and no id; [`StoreError::ForeignObject`]; the backend's.
+/// [`StoreError::StoreIdLost`] when the store holds something and no id; [`StoreError::Obstructed`] when none can be put there;
+/// [`StoreError::StoreIdDamaged`], or [`StoreError::ForeignObject`] when nothing else is there; the backend's.
 pub(super) async fn read_or_miss(objects: &Objects) -> Result<Option<StoreId>, StoreError> {
-    if let Some(id) = read(objects).await? {
-        return Ok(Some(id));
-    }
-    let Some((name, named)) = holding(objects).await? else {
-        return Ok(None);
+    let damaged = match read(objects).await {
+        Ok(Some(id)) => return Ok(Some(id)),
+        Ok(None) => None,
+        Err(error @ StoreError::ForeignObject { .. }) => Some(error),
+        Err(error) => return Err(error),
     };
-    // Another start may have made the id and then the object that we found, since we looked.
-    if let Some(id) = read(objects).await? {
-        return Ok(Some(id));
+    let id_name = layout::store_id();
+    if objects.is_obstructed(&id_name).await {
+        return Err(StoreError::Obstructed {
+            name: id_name.to_string(),
+        });
     }
-    Err(StoreError::StoreIdLost {
-        name: name.to_string(),
-        named,
-    })
+    let held = holding(objects).await?;
+    match (damaged, held) {
+        (None, None) => Ok(None),
+        (Some(error), None) => Err(error),
+        (Some(_), Some((name, named))) => Err(StoreError::StoreIdDamaged {
+            name: name.to_string(),
+            named,
+        }),
+        // Another start may have made the id and then the object that we found, since we looked.
+        (None, Some((name, named))) => match read(objects).await? {
+            Some(id) => Ok(Some(id)),
+            None => Err(StoreError::StoreIdLost {
+                name: name.to_string(),
+                named,
+            }),
+        },
+    }
 }
 
 /// Fails when an opener names another store than the one it stands in.
@@ -101,14 +178,50 @@ pub(super) fn agrees(
     recorder: &RecorderId,
     epoch: &EpochId,
 ) -> Result<(), StoreError> {
+    let name = layout::journal_object(recorder, epoch, JournalNumber::OPENER);
+    agrees_at(id, named, &name)
+}
+
+fn agrees_at(id: StoreId, named: StoreId, name: &Path) -> Result<(), StoreError> {
     if id == named {
         return Ok(());
     }
     Err(StoreError::StoreIdDiffers {
         present: id,
-        name: layout::journal_object(recorder, epoch, JournalNumber::OPENER).to_string(),
+        name: name.to_string(),
         named,
     })
+}
+
+/// A manifest with the id that it names, of the first few: one that names `id` if there is one, else one that names another.
+async fn manifest_naming(
+    objects: &Objects,
+    id: StoreId,
+) -> Result<Option<(Path, StoreId)>, StoreError> {
+    let prefix = layout::recordings();
+    let mut names = objects.store().list(Some(&prefix));
+    let (mut manifests, mut other) = (0, None);
+    for _ in 0..PASSED_OVER_MAX {
+        let Some(object) = answered(&prefix, names.try_next()).await? else {
+            break;
+        };
+        let name = object.location;
+        if layout::manifest_of(&name).is_none() {
+            continue;
+        }
+        let manifest = objects.read(&name).await?;
+        let manifest = manifest.and_then(|bytes| Manifest::decode(&bytes).ok());
+        match manifest.map(|manifest| manifest.store_id) {
+            Some(named) if named == id => return Ok(Some((name, named))),
+            Some(named) => other = other.or(Some((name, named))),
+            None => {}
+        }
+        manifests += 1;
+        if manifests >= MANIFESTS_MAX {
+            break;
+        }
+    }
+    Ok(other)
 }
 
 async fn read(objects: &Objects) -> Result<Option<StoreId>, StoreError> {
@@ -161,8 +274,11 @@ async fn holding(objects: &Objects) -> Result<Option<(Path, Option<StoreId>)>, S
         return Ok(Some((name, manifest.map(|manifest| manifest.store_id))));
     }
     let is_journal = |name: &Path| layout::journal_place_of(name).is_some();
-    let journal = first_below(objects, layout::journal(), is_journal).await?;
-    Ok(journal.map(|name| (name, None)))
+    let found = match first_below(objects, layout::journal(), is_journal).await? {
+        Some(name) => Some(name),
+        None => first_below(objects, layout::all_events(), layout::is_events).await?,
+    };
+    Ok(found.map(|name| (name, None)))
 }
 
 /// The newest epochs of each recorder that a listing shows.

@@ -28,6 +28,7 @@ use crate::ids::{EpochId, JournalNumber, RecordingId, StreamOffset};
 use crate::recording::journal_object::{JournalObject, ObjectHeader, digest_of};
 use crate::recording::manifest::{FLAG_OPENING_LOST, FLAG_RECOVERED};
 use crate::recording::records::{FenceReason, OpenRecord};
+use crate::tell;
 
 /// How often a zombie may take the number that we want for the fence, before the next pass tries again.
 const FENCE_TRIES: u32 = 100;
@@ -86,23 +87,35 @@ pub(super) async fn open(
         {
             trim(shared, listed, &fence, &[]).await?;
         }
-        if !listed.has_opener && matches!(read_opener(shared, listed).await?, ReadOpener::Absent) {
-            tell_lost_opener(listed, "absent");
+        let lost = match listed.has_opener {
+            true => None,
+            false => why_lost(&read_opener(shared, listed).await?),
+        };
+        if let Some(what) = lost {
+            tell_lost_opener(listed, what);
             count(shared, |stats| &mut stats.objects_damaged);
         }
         return Ok(None);
     }
     // Another store's epoch is another store's to close: its recordings would be sealed here under an id that is not theirs.
     let opener = read_opener(shared, listed).await?;
-    if let ReadOpener::Whole { store_id, .. } = opener {
-        store_id::agrees(shared.store_id, store_id, &listed.recorder, &listed.epoch)?;
+    match opener {
+        ReadOpener::Whole { store_id, .. } => {
+            store_id::agrees(shared.store_id, store_id, &listed.recorder, &listed.epoch)?;
+        }
+        // Nothing in it says whose it is, so the rest of the store is asked whether it is of one store with us.
+        ReadOpener::Absent
+        | ReadOpener::Obstructed
+        | ReadOpener::Damaged
+        | ReadOpener::Newer(_) => {
+            let is_own = |epoch: &EpochId| shared.is_own_epoch(epoch);
+            store_id::confirm(&shared.objects, shared.store_id, is_own).await?;
+        }
     }
     if found.insert(listed.epoch) {
         count(shared, |stats| &mut stats.epochs_found);
-        match opener {
-            ReadOpener::Absent => tell_lost_opener(listed, "absent"),
-            ReadOpener::Damaged => tell_lost_opener(listed, "damaged"),
-            ReadOpener::Whole { .. } | ReadOpener::Newer(_) => {}
+        if let Some(what) = why_lost(&opener) {
+            tell_lost_opener(listed, what);
         }
     }
     // If we stop here: nothing happened. The epoch's recorder, if it lives, does not know of us.
@@ -181,7 +194,10 @@ async fn read_opener(shared: &Shared, listed: &Listed) -> Result<ReadOpener, Sto
             name: listed.opener().to_string(),
             source,
         }),
-        read @ (ReadOpener::Absent | ReadOpener::Damaged | ReadOpener::Whole { .. }) => Ok(read),
+        read @ (ReadOpener::Absent
+        | ReadOpener::Obstructed
+        | ReadOpener::Damaged
+        | ReadOpener::Whole { .. }) => Ok(read),
     }
 }
 
@@ -266,9 +282,9 @@ async fn read(
         let (bytes, stored_at) = match tail::read(shared, &name).await? {
             Read::Whole { bytes, stored_at } => (bytes, stored_at),
             Read::Absent if is_marked(shared, &fence).await? => return Ok(None),
-            Read::Absent | Read::Damaged { .. } => {
+            lost @ (Read::Absent | Read::Damaged { .. }) => {
                 tracing::error!(
-                    %name, epoch = %listed.epoch, number = number.0,
+                    %name, epoch = %listed.epoch, number = number.0, what = what_is_lost(&lost),
                     "a journal object is lost: recordings with bytes in it have gaps, and events in it are lost"
                 );
                 index.handle_lost(number);
@@ -314,13 +330,36 @@ async fn read(
             }
             replaced
         }
-        ReadOpener::Absent | ReadOpener::Damaged | ReadOpener::Newer(_) => true,
+        ReadOpener::Absent
+        | ReadOpener::Obstructed
+        | ReadOpener::Damaged
+        | ReadOpener::Newer(_) => true,
     };
     Ok(Some(Reading {
         fence,
         index,
         opener_is_lost,
     }))
+}
+
+/// In which way an object that was read is lost, with its causes.
+fn what_is_lost(read: &Read) -> String {
+    match read {
+        Read::Whole { .. } => "whole".to_owned(),
+        Read::Absent => "absent".to_owned(),
+        Read::Damaged { why: None, .. } => "damaged: larger than any journal object".to_owned(),
+        Read::Damaged { why: Some(why), .. } => format!("damaged: {}", tell::with_causes(why)),
+    }
+}
+
+/// In which way an opener that was read is lost, if it is.
+const fn why_lost(opener: &ReadOpener) -> Option<&'static str> {
+    match opener {
+        ReadOpener::Absent => Some("absent"),
+        ReadOpener::Obstructed => Some("a directory or a link to nothing stands under its name"),
+        ReadOpener::Damaged => Some("damaged"),
+        ReadOpener::Whole { .. } | ReadOpener::Newer(_) => None,
+    }
 }
 
 /// No recording needs its opener: what is lost are the only words on whose the epoch was.
@@ -521,7 +560,7 @@ async fn trim(
             Ok(Ok(()) | Err(object_store::Error::NotFound { .. })) => {}
             Err(_) => tracing::warn!(%name, "a journal object that is not needed stays: no answer"),
             Ok(Err(error)) => {
-                tracing::warn!(%name, error = crate::tell::with_causes(&error), "a journal object that is not needed stays");
+                tracing::warn!(%name, error = tell::with_causes(&error), "a journal object that is not needed stays");
             }
         }
     }

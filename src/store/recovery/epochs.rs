@@ -89,6 +89,22 @@ pub(super) async fn newest(shared: &Shared, listed: &Listed) -> Result<JournalNu
     Ok(newest)
 }
 
+/// Whether a listing shows an object of an epoch: a directory alone is none, and no pass would meet it.
+pub(super) async fn has_objects(
+    shared: &Shared,
+    recorder: &RecorderId,
+    epoch: &EpochId,
+) -> Result<bool, StoreError> {
+    let prefix = layout::epoch(recorder, epoch);
+    let mut names = shared.objects.store().list(Some(&prefix));
+    while let Some(object) = next_listed(&mut names, &prefix).await? {
+        if layout::journal_place_of(&object.location).is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Lists one epoch.
 async fn each_of(
     shared: &Shared,

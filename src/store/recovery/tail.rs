@@ -16,7 +16,6 @@ use crate::ids::{EpochId, JournalNumber, RecorderId};
 use crate::recording::journal_object::{
     JournalObject, OBJECT_BYTES_MAX, ObjectDigest, ObjectError, digest_of,
 };
-use crate::tell;
 
 /// The newest object of an epoch.
 #[derive(Debug)]
@@ -36,6 +35,8 @@ pub(super) enum Read {
     /// There, and no journal object: damaged, or larger than any.
     Damaged {
         digest: Option<ObjectDigest>,
+        /// What is wrong with it, unless it is its length.
+        why: Option<ObjectError>,
     },
     /// There and whole; when it was stored, by the backend's clock.
     Whole {
@@ -65,7 +66,7 @@ impl Tail {
                 // The listed one itself may be absent: another recovery removed it in the meantime.
                 Read::Absent if number == from => {}
                 Read::Absent => return Ok(tail),
-                Read::Damaged { digest } => {
+                Read::Damaged { digest, .. } => {
                     tail = Self {
                         number,
                         digest: digest.unwrap_or_default(),
@@ -123,7 +124,10 @@ pub(super) async fn read(shared: &Shared, name: &Path) -> Result<Read, StoreErro
         return Ok(Read::Absent);
     };
     let Some(bytes) = bytes else {
-        return Ok(Read::Damaged { digest: None });
+        return Ok(Read::Damaged {
+            digest: None,
+            why: None,
+        });
     };
     match whole(&bytes) {
         Ok(()) => Ok(Read::Whole {
@@ -134,12 +138,11 @@ pub(super) async fn read(shared: &Shared, name: &Path) -> Result<Read, StoreErro
             name: name.to_string(),
             source,
         }),
-        Err(error) => {
-            tracing::error!(%name, error = tell::with_causes(&error), "a journal object is damaged");
-            Ok(Read::Damaged {
-                digest: Some(digest_of(&bytes)),
-            })
-        }
+        // It is met again on the way down from the fence, and is told there, once.
+        Err(why) => Ok(Read::Damaged {
+            digest: Some(digest_of(&bytes)),
+            why: Some(why),
+        }),
     }
 }
 

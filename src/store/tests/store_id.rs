@@ -105,6 +105,22 @@ async fn a_journal_without_its_opener_keeps_a_second_id_from_being_made() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn events_alone_keep_a_second_id_from_being_made() {
+    let (world, _) = used(Backend::Memory).await;
+    for name in world.names().await {
+        world.remove(&name).await;
+    }
+    let events = "events/nProxy/2026-11-20/1015-01JD3WXYZ00000000000000000.ndjson";
+    world.put(events, "{}\n".into()).await;
+    let error = world.open().await.unwrap_err();
+    assert!(
+        matches!(&error, StoreError::StoreIdLost { name, named: None } if name == events),
+        "{error:?}"
+    );
+    assert_eq!(world.names().await, [events]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_id_that_an_opener_contradicts_ends_the_start() {
     for backend in BACKENDS {
         let (world, id) = used(backend).await;
@@ -117,6 +133,92 @@ async fn an_id_that_an_opener_contradicts_ends_the_start() {
             "{error:?}"
         );
         assert_eq!(world.names().await, before, "nothing was written");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_opener_the_id_is_held_against_a_manifest() {
+    let other: StoreId = "caireeyuculbogazdinryhi6d4".parse().unwrap();
+    for damaged in [false, true] {
+        for backend in BACKENDS {
+            let (world, id) = used(backend).await;
+            let opener = world.names_with("/0000000000").await.remove(0);
+            world.remove(&opener).await;
+            if damaged {
+                world.put(&opener, "bent".into()).await;
+            }
+            world.put(ID, format!("{other}\n").into()).await;
+            let before = world.names().await;
+            let error = world.open().await.unwrap_err();
+            assert!(
+                matches!(&error, StoreError::StoreIdDiffers { present, name, named }
+                    if (*present, *named) == (other, id) && name.ends_with(".json")),
+                "{error:?}"
+            );
+            assert_eq!(world.names().await, before, "nothing was written");
+            // Under the right id recovery goes on without the opener.
+            world.put(ID, format!("{id}\n").into()).await;
+            let again = Process::start(&world, 3, None).await.unwrap();
+            assert_eq!(recovered(&again.store).await.recordings_sealed, 1);
+        }
+    }
+}
+
+/// The start could not read the manifest; what it had to let pass, recovery does not.
+#[tokio::test(start_paused = true)]
+async fn an_epoch_without_its_opener_is_not_sealed_under_an_id_that_a_manifest_contradicts() {
+    let (world, id) = used(Backend::Memory).await;
+    let opener = world.names_with("/0000000000").await.remove(0);
+    world.remove(&opener).await;
+    let other: StoreId = "caireeyuculbogazdinryhi6d4".parse().unwrap();
+    world.put(ID, format!("{other}\n").into()).await;
+    let backend = Process::backend(&world, None);
+    backend.strike_at("get recordings/", Mishap::Fails);
+    let config = world.config.clone();
+    let process = Process::start_on(&world, config, 2, backend).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let failure = process.store.recovery_failure().unwrap();
+    assert!(
+        matches!(&*failure, StoreError::StoreIdDiffers { present, named, .. } if (*present, *named) == (other, id)),
+        "{failure:?}"
+    );
+    assert_eq!(world.names_with(".json").await.len(), 1, "none was sealed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_emptied_id_is_told_with_the_id_that_the_opener_names() {
+    for backend in BACKENDS {
+        let (world, id) = used(backend).await;
+        world.put(ID, "".into()).await;
+        let error = world.open().await.unwrap_err();
+        assert!(
+            matches!(&error, StoreError::StoreIdDamaged { named: Some(named), .. } if *named == id),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains(&format!("write to it {id}")));
+    }
+}
+
+#[tokio::test]
+async fn a_directory_or_a_dangling_link_under_the_ids_name_is_told_as_such() {
+    for with_link in [false, true] {
+        let (world, _) = used(Backend::File).await;
+        let path = world.root().join(ID);
+        std::fs::remove_file(&path).unwrap();
+        if with_link {
+            std::os::unix::fs::symlink("nothing", &path).unwrap();
+        } else {
+            std::fs::create_dir(&path).unwrap();
+        }
+        let url = &world.config.url;
+        let started = world.open().await.map(drop);
+        let read = StoreReader::open(url).await.map(drop);
+        for told in [started, Store::prove(url).await, read] {
+            assert!(
+                matches!(&told, Err(StoreError::Obstructed { name }) if name == ID),
+                "{told:?}"
+            );
+        }
     }
 }
 

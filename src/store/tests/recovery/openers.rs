@@ -28,15 +28,24 @@ impl Write for Log {
 impl Log {
     /// The lines about lost openers.
     fn lines(&self) -> Vec<String> {
+        self.lines_with("the opener of an epoch is lost")
+    }
+
+    fn lines_with(&self, said: &str) -> Vec<String> {
         let bytes = self.0.lock().unwrap().clone();
         let text = String::from_utf8(bytes).unwrap();
         let lines = text.lines();
-        let lines = lines.filter(|line| line.contains("the opener of an epoch is lost"));
+        let lines = lines.filter(|line| line.contains(said));
         lines.map(str::to_owned).collect()
     }
 }
 
 async fn start(world: &World, seed: u64) -> (Process, RecoveryStats, Vec<String>) {
+    let (process, stats, log) = start_logged(world, seed).await;
+    (process, stats, log.lines())
+}
+
+async fn start_logged(world: &World, seed: u64) -> (Process, RecoveryStats, Log) {
     let log = Log::default();
     let to = log.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -46,7 +55,29 @@ async fn start(world: &World, seed: u64) -> (Process, RecoveryStats, Vec<String>
     let _scope = tracing::subscriber::set_default(subscriber);
     let process = Process::start(world, seed, None).await.unwrap();
     let stats = recovered(&process.store).await;
-    (process, stats, log.lines())
+    (process, stats, log)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_newest_object_that_is_damaged_is_told_once_with_what_is_wrong() {
+    for backend in BACKENDS {
+        let world = World::new(backend).await;
+        let first = Process::start(&world, 1, None).await.unwrap();
+        drop(recording(&first.store, &[CAST, b"[3,\"o\",\"!\"]\n"]).await);
+        first.die();
+        let name = world.names_with("journal/").await.pop().unwrap();
+        let mut bytes = world.get(&name).await.to_vec();
+        bytes[150] ^= 1;
+        let path = Path::from(name.as_str());
+        let put = world.objects.inner().put(&path, bytes.into());
+        put.await.unwrap();
+        let (_second, stats, log) = start_logged(&world, 2).await;
+        assert_eq!(stats.objects_damaged, 1);
+        let errors = log.lines_with("ERROR");
+        let told: Vec<_> = errors.iter().filter(|line| line.contains(&name)).collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains("damaged: "), "{told:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -106,6 +137,30 @@ async fn replace(world: &World, path: &Path, of: &Process) {
     let (bytes, _) = opener.encode().unwrap();
     let put = world.objects.inner().put(path, bytes.into());
     put.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_in_the_place_of_an_opener_is_told_as_one() {
+    for closed in [false, true] {
+        let world = World::new(Backend::File).await;
+        let first = Process::start(&world, 1, None).await.unwrap();
+        if closed {
+            first.store.close().await.unwrap();
+        } else {
+            drop(recording(&first.store, &[CAST]).await);
+        }
+        first.die();
+        let name = world.names_with("/0000000000").await.remove(0);
+        let path = world.root().join(&name);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let (_second, stats, told) = start(&world, 2).await;
+        assert_eq!((told.len(), stats.objects_damaged), (1, 1), "{told:?}");
+        assert!(
+            told[0].contains(&name) && told[0].contains("a directory or a link to nothing"),
+            "{told:?}"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -345,3 +345,26 @@ async fn a_recorder_that_comes_later_and_dies_is_taken_over_within_minutes() {
         assert_eq!(world.sealed_of(open.id()).await.1, CAST);
     }
 }
+
+/// What is left of an epoch that died before its opener, or whose objects somebody removed.
+#[tokio::test(start_paused = true)]
+async fn an_epoch_directory_without_objects_is_no_news() {
+    let world = World::new(Backend::File).await;
+    let known = Process::start_as(&world, another_key(&world), 9, None);
+    known.await.unwrap().store.close().await.unwrap();
+    let opener = world.names_with("/0000000000").await.remove(0);
+    let epoch = world.root().join(opener);
+    let of_recorder = epoch.parent().unwrap().parent().unwrap();
+    let empty = of_recorder.join("1764000000123-caireeyuculbogazdinryhi6d4");
+    std::fs::create_dir(empty).unwrap();
+
+    let watching = Process::start(&world, 1, None).await.unwrap();
+    recovered(&watching.store).await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let log = || watching.backend.log();
+    let listings = || log().iter().filter(|step| *step == "list journal").count();
+    let before = listings();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    // A pass would list the journal once more at each look.
+    assert_eq!(listings() - before, 6);
+}
