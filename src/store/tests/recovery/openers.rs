@@ -52,6 +52,8 @@ async fn start_logged(world: &World, seed: u64) -> (Process, RecoveryStats, Log)
         .with_ansi(false)
         .with_writer(move || to.clone())
         .finish();
+    // Were ours the only dispatcher, an event that another test meets first would be judged by that test's thread, which has none, and be silent for ever.
+    let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
     let _scope = tracing::subscriber::set_default(subscriber);
     let process = Process::start(world, seed, None).await.unwrap();
     let stats = recovered(&process.store).await;
