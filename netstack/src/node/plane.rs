@@ -32,13 +32,26 @@ impl<'a> Exit<'a> {
     }
 }
 
-/// Sends a datagram each way that `route` names, or keeps it if there is none.
+/// Sends a datagram whichever way `peer` is reached now, or keeps it until there is one.
 fn send(
+    paths: &mut Paths,
+    held: &mut Held,
+    now: Instant,
+    peer: &NodePublic,
+    datagram: &[u8],
+    exit: &mut Exit<'_>,
+) {
+    let route = paths.route(now, peer);
+    send_along(route, paths, held, now, peer, datagram, exit);
+}
+
+/// Sends a datagram each way that `route` names, or keeps it if there is none.
+fn send_along(
+    route: Route,
     paths: &Paths,
     held: &mut Held,
     now: Instant,
     peer: &NodePublic,
-    route: Route,
     datagram: &[u8],
     exit: &mut Exit<'_>,
 ) {
@@ -110,12 +123,12 @@ impl Plane {
         } else if let Some(len) = length(tunnels.encapsulate(now, peer, packet, scratch))
             && let Some(datagram) = scratch.get(..len)
         {
-            send(
+            send_along(
+                route,
                 &self.paths,
                 &mut self.held,
                 now,
                 peer,
-                route,
                 datagram,
                 exit,
             );
@@ -130,16 +143,7 @@ impl Plane {
         datagram: &[u8],
         exit: &mut Exit<'_>,
     ) {
-        let route = self.paths.route(now, peer);
-        send(
-            &self.paths,
-            &mut self.held,
-            now,
-            peer,
-            route,
-            datagram,
-            exit,
-        );
+        send(&mut self.paths, &mut self.held, now, peer, datagram, exit);
     }
 
     /// Sends what the paths have to say.
@@ -161,16 +165,7 @@ impl Plane {
     /// Sends the packets that waited for the session which has just come up.
     pub(super) fn drain(&mut self, now: Instant, peer: &NodePublic, exit: &mut Exit<'_>) {
         while let Some(datagram) = self.tunnels.drain(peer, &mut self.scratch) {
-            let route = self.paths.route(now, peer);
-            send(
-                &self.paths,
-                &mut self.held,
-                now,
-                peer,
-                route,
-                datagram,
-                exit,
-            );
+            send(&mut self.paths, &mut self.held, now, peer, datagram, exit);
         }
     }
 
@@ -183,8 +178,7 @@ impl Plane {
             ..
         } = self;
         tunnels.handle_timeout(now, &mut |peer, datagram| {
-            let route = paths.route(now, peer);
-            send(paths, held, now, peer, route, datagram, exit);
+            send(paths, held, now, peer, datagram, exit);
         });
     }
 
@@ -242,16 +236,7 @@ impl Plane {
             tunnels.initiate(now, peer, scratch)
         };
         if let Some(datagram) = initiation {
-            let route = self.paths.route(now, peer);
-            send(
-                &self.paths,
-                &mut self.held,
-                now,
-                peer,
-                route,
-                datagram,
-                exit,
-            );
+            send(&mut self.paths, &mut self.held, now, peer, datagram, exit);
         }
     }
 

@@ -62,7 +62,7 @@ impl Objects {
     /// Checks every chain.
     pub(in super::super) fn journal(&self) -> Result<Journal, String> {
         let mut journal = Journal::default();
-        let mut before: Option<(RecorderId, EpochId, u64, ObjectDigest)> = None;
+        let mut before: Option<(RecorderId, EpochId, u64, ObjectDigest, bool)> = None;
         for (name, bytes) in &self.0 {
             if !name.starts_with("journal/") {
                 continue;
@@ -74,16 +74,27 @@ impl Objects {
             if *name != format!("journal/{}/{}/{:010}", place.0, place.1, header.number.0) {
                 return Err(format!("{name} says that it is another object"));
             }
-            if let Some((recorder, epoch, number, digest)) = before
+            let is_fence = object
+                .frames()
+                .next()
+                .is_some_and(|frame| frame.is_ok_and(|frame| frame.kind == FrameKind::Fence));
+            // A number below the fence that closed its epoch is free once it is trimmed, and another's late fence, which holds nothing, may take it.
+            let closes = is_fence && header.oldest_needed == header.number;
+            if let Some((recorder, epoch, number, digest, was_fence)) = before
                 && (recorder, epoch) == place
                 && number + 1 == header.number.0
-                // A number below the end of a closed epoch is free once it is trimmed, and a late fence may take it.
-                && header.oldest_needed.0 < header.number.0
                 && header.previous != digest
+                && !(closes && was_fence)
             {
                 return Err(format!("the chain breaks at {name}"));
             }
-            before = Some((place.0, place.1, header.number.0, digest_of(bytes)));
+            before = Some((
+                place.0,
+                place.1,
+                header.number.0,
+                digest_of(bytes),
+                is_fence,
+            ));
             let numbers = journal.epochs.entry(place).or_default();
             numbers.push(header.number.0);
             journal.bytes += bytes.len() as u64;
